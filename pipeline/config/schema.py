@@ -1,0 +1,367 @@
+"""The configuration tree: frozen, keyword-only, checked when it is built.
+
+In: plain values (from a preset, a YAML file or dotted overrides).  Out: one `ExperimentConfig`,
+or a pydantic `ValidationError` that names the field (`pipeline.config.load` turns it into one line).
+A default lives on its field and nowhere else; paper constants live in `pipeline.config.presets`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic.dataclasses import dataclass
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Dtype = Literal["float32", "bfloat16", "float16"]
+SignalKind = Literal["image", "audio", "video", "series", "molecule", "text"]
+HypernetKind = Literal["attention", "equivariant"]
+MethodName = Literal[
+    "semi",
+    "semi_shuffled_text",
+    "semi_no_finetune",
+    "scratch",
+    "finetuned_projector",
+    "ridge",
+    "knn_copy",
+    "constant",
+]
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SourceConfig:
+    """Where raw samples lie and which of their fields mean what."""
+
+    kind: Literal["parquet", "jsonl", "csv"]
+    """Format of the table that lists the samples."""
+    path: str
+    """The table: a local path, relative to the project's root."""
+    id_field: str = "id"
+    """Column with a unique string per sample."""
+    caption_field: str = "caption"
+    """Column with a caption, or with a list of captions."""
+    payload_field: str = "file"
+    """Column with the signal itself or the path of its file."""
+    payload: Literal["path", "bytes", "inline"] = "path"
+    """`path`: relative to the table's folder; `bytes`: an encoded file in the cell; `inline`: the text in the cell."""
+    split_field: str = "split"
+    """Column with the split's name; a table without it is all `train`."""
+    attribute_fields: tuple[str, ...] = ()
+    """Columns carried into the shards and scored by exact attribute accuracy."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class EncoderConfig:
+    """A frozen encoder, loaded by `transformers` Auto classes."""
+
+    name: Name
+    """Short name, used in paths and reports."""
+    path: str
+    """Hugging Face id or local folder (relative to the project's root)."""
+    revision: str | None = None
+    """Commit of the hub repository; recorded in the manifest."""
+    dtype: Dtype = "float32"
+    """Compute type of the forward pass."""
+    pooling: Literal["auto", "mean", "cls", "last"] = "auto"
+    """How token features become one vector; `auto`: the model's own pooled output, else the mean."""
+    batch_size: PositiveInt = 64
+    """Samples a forward pass."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DatasetConfig:
+    """One modality: its samples, its encoders and the role it plays."""
+
+    name: Name
+    """Name of the modality."""
+    kind: SignalKind
+    """How the raw bytes are decoded."""
+    role: Literal["train", "held_out", "text"]
+    """`train`: meta-training; `held_out`: integration and evaluation only; `text`: unpaired text as a modality."""
+    source: SourceConfig
+    """Where the samples come from."""
+    encoders: tuple[EncoderConfig, ...]
+    """Frozen encoders; each one makes an embedding dataset of its own."""
+    instruction: str = "describe the input"
+    """Instruction whose text embedding conditions the hypernetwork."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ExtractConfig:
+    """Stage `extract_embeddings`: Ray Data to Arrow shards."""
+
+    rows_per_shard: PositiveInt = 1024
+    """Upper bound of rows in one shard file."""
+    storage_dtype: Literal["float32", "float16"] = "float16"
+    """Type of the embeddings on disk."""
+    max_rejected_fraction: Fraction = 0.05
+    """Above this share of bad rows the run stops."""
+    actors: PositiveInt = 2
+    """Encoder actors in the pool."""
+    cpus_per_actor: PositiveFloat = 0.5
+    """CPUs reserved by an encoder actor."""
+    gpus_per_actor: NonNegativeFloat = 0.0
+    """GPUs (or a fraction of one) reserved by an encoder actor."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class LLMConfig:
+    """The frozen causal language model and its prompt."""
+
+    path: str
+    """Hugging Face id or local folder."""
+    revision: str | None = None
+    """Commit of the hub repository."""
+    dtype: Dtype = "float32"
+    """Type of the frozen weights."""
+    prompt: str = "describe : {soft} caption :"
+    """Prompt with one `{soft}` placeholder where the soft tokens stand; the caption follows it."""
+    max_caption_tokens: PositiveInt = 48
+    """Longest caption trained on or generated, in tokens (end-of-sequence included)."""
+
+    @model_validator(mode="after")
+    def _one_placeholder(self) -> LLMConfig:
+        if self.prompt.count("{soft}") != 1:
+            raise ValueError(f"prompt must contain '{{soft}}' exactly once, got {self.prompt!r}")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ProjectorConfig:
+    """The shared projector, METHOD section 1: Linear -> GELU(tanh) -> dropout -> Linear."""
+
+    input_width: PositiveInt
+    """Common width W: the text encoder's width."""
+    hidden_width: PositiveInt | None = None
+    """Width between the two layers; None: the LLM's hidden width, as in the paper."""
+    soft_tokens: PositiveInt = 1
+    """Soft tokens a sample (S)."""
+    dropout: Fraction = 0.1
+    """Dropout between the layers."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay to zero."""
+
+    learning_rate: PositiveFloat = 1e-4
+    """Peak learning rate."""
+    steps: PositiveInt
+    """Optimiser updates."""
+    warmup_steps: NonNegativeInt = 0
+    """Updates of linear warm-up."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """Adam's moment decays."""
+    clip_norm: PositiveFloat = 1.0
+    """Global gradient norm above which gradients are scaled down."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PretrainConfig:
+    """Stage `pretrain_projector`, METHOD section 2.1."""
+
+    optim: OptimConfig
+    """Optimiser and schedule."""
+    batch_size: PositiveInt = 32
+    """Pairs an update, over all workers."""
+    text_fraction: Fraction = 0.5
+    """Share of batches drawn from text as a modality (METHOD section 6); 0 is the paper."""
+    text_noise: NonNegativeFloat = 0.0
+    """Largest relative norm of Gaussian noise put on text embeddings, so that the text path tolerates inexact ones."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class EpisodeConfig:
+    """How one episode (one synthetic modality) is drawn, METHOD section 2.2."""
+
+    support_shots: tuple[PositiveInt, ...] = (128,)
+    """K is drawn from this list."""
+    queries: PositiveInt = 4
+    """Query pairs an episode, disjoint from the support."""
+    isometry: str = Field(default="haar", pattern=r"^(none|haar|signed_permutation|householder:[1-9][0-9]*)$")
+    """`none`, `haar`, `signed_permutation` or `householder:k`; one draw for support and queries, none for text."""
+    size_exponent: Fraction = 0.0
+    """Modalities are drawn in proportion to size ** this; 0: uniformly."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class HypernetConfig:
+    """The hypernetwork."""
+
+    kind: HypernetKind = "attention"
+    """`attention`: the paper's (METHOD section 1); `equivariant`: METHOD section 6."""
+    rank: PositiveInt = 32
+    """Adapter rank R."""
+    alpha: PositiveFloat = 32.0
+    """The low-rank product is scaled once, by alpha / rank."""
+    width: PositiveInt = 768
+    """Hypernetwork width H."""
+    heads: PositiveInt = 1
+    """Attention heads."""
+    layers: PositiveInt = 1
+    """Attention layers."""
+    generate_bias: bool = True
+    """Whether biases are generated besides A and B."""
+    text_conditioning: bool = True
+    """False hides the captions from the hypernetwork (ablation)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class MetaConfig:
+    """Stage `meta_train`, METHOD section 2.2."""
+
+    optim: OptimConfig
+    """Optimiser and schedule."""
+    episodes_per_step: PositiveInt = 40
+    """Episodes an update, over all workers."""
+    train_projector: bool = False
+    """Also train the shared projector (the paper freezes it)."""
+    checkpoint_every: PositiveInt = 100
+    """Updates between checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class FinetuneConfig:
+    """Gradient steps on a support set, and how their number is chosen (inside the support set only)."""
+
+    steps: NonNegativeInt = 100
+    """Updates; 0: the adapter as generated."""
+    learning_rate: PositiveFloat = 1e-3
+    """Learning rate of AdamW, with linear warm-up over a tenth of the steps and cosine decay."""
+    batch_size: PositiveInt = 32
+    """Pairs an update (at most the support)."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class IntegrateConfig:
+    """Stage `integrate`: support set to merged projector, METHOD section 2.3."""
+
+    shots: tuple[PositiveInt, ...] = (32,)
+    """Support sizes."""
+    draws: PositiveInt = 3
+    """Independent support draws for each size."""
+    finetune: FinetuneConfig = FinetuneConfig()
+    """Fine-tuning of the merged projector."""
+    chunk: PositiveInt = 128
+    """Largest support the hypernetwork reads at once; adapters of several chunks are averaged."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class EvaluateConfig:
+    """Stage `evaluate`: methods, test rows and intervals."""
+
+    methods: tuple[MethodName, ...]
+    """Methods that are scored."""
+    test_samples: PositiveInt = 200
+    """Test rows a modality (the first ones of a seeded shuffle of its test split)."""
+    scratch: FinetuneConfig = FinetuneConfig(steps=300)
+    """Budget of the projector from scratch."""
+    finetuned_projector: FinetuneConfig = FinetuneConfig(steps=300)
+    """Budget of the pre-trained projector that is fine-tuned."""
+    ridge_penalties: tuple[PositiveFloat, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    """Penalties tried by leave-one-out inside the support."""
+    knn: PositiveInt = 3
+    """Neighbours of the caption-copy baseline."""
+    bootstrap: PositiveInt = 2000
+    """Bootstrap resamples of every interval."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Level of every interval."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RuntimeConfig:
+    """Ray and the training engine."""
+
+    engine: Literal["deepspeed", "local"] = "deepspeed"
+    """`local`: plain torch in this process, no Ray."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed ZeRO stage."""
+    workers: PositiveInt = 2
+    """Training workers; fewer are started where the cluster has fewer CPUs (GPUs)."""
+    cpus_per_worker: PositiveFloat = 0.9
+    """CPUs reserved by a worker."""
+    gpus_per_worker: NonNegativeFloat = 0.0
+    """GPUs reserved by a worker."""
+    threads_per_worker: PositiveInt = 1
+    """BLAS and torch threads in every worker or actor process."""
+    address: str | None = None
+    """Ray cluster to join; None: a private local one (inside a Ray job: the job's cluster)."""
+    max_failures: NonNegativeInt = 3
+    """Restarts of a training worker group before the run fails."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrackingConfig:
+    """MLflow."""
+
+    enabled: bool = True
+    """False: nothing is logged."""
+    uri: str | None = None
+    """Tracking server or store; None: SQLite in `<runs_dir>/mlflow.db`."""
+    experiment: str = "semi"
+    """MLflow experiment."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class MiniatureConfig:
+    """Size of the generated miniature suite."""
+
+    data_dir: str = "runs/data/miniature"
+    """Where raw signals are written."""
+    train_modality_samples: PositiveInt = 3000
+    """Samples of each high-resource modality."""
+    held_out_samples: PositiveInt = 2600
+    """Samples of each held-out modality (digits has 1,797)."""
+    text_samples_per_domain: PositiveInt = 2000
+    """Unpaired captions of each domain in the text modality."""
+    seed: NonNegativeInt = 20250904
+    """Seed of the generators; independent of the run's seed."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ExperimentConfig:
+    """Everything that decides a run."""
+
+    name: Name
+    """Run name; outputs go to `<runs_dir>/<name>`."""
+    seed: NonNegativeInt = 0
+    """Root of every draw."""
+    runs_dir: str = "runs"
+    """Folder of all outputs."""
+    miniature: MiniatureConfig | None = None
+    """Set where the embedded miniature suite is the data; None for users' own data."""
+    datasets: tuple[DatasetConfig, ...]
+    """Modalities."""
+    text_encoder: EncoderConfig
+    """Frozen text encoder g."""
+    llm: LLMConfig
+    """Frozen language model."""
+    projector: ProjectorConfig
+    """Shared projector."""
+    extract: ExtractConfig = ExtractConfig()
+    """Embedding extraction."""
+    pretrain: PretrainConfig
+    """Projector pre-training."""
+    episodes: EpisodeConfig = EpisodeConfig()
+    """Episodes."""
+    hypernet: HypernetConfig = HypernetConfig()
+    """Hypernetwork."""
+    meta: MetaConfig
+    """Meta-training."""
+    integrate: IntegrateConfig = IntegrateConfig()
+    """Integration."""
+    evaluate: EvaluateConfig
+    """Evaluation."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """Execution."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Logging."""
