@@ -30,7 +30,7 @@ MethodName = Literal[
     "constant",
 ]
 
-_STRICT = ConfigDict(extra="forbid")
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -85,7 +85,7 @@ class DatasetConfig:
     """`train`: meta-training; `held_out`: integration and evaluation only; `text`: unpaired text as a modality."""
     source: SourceConfig
     """Where the samples come from."""
-    encoders: tuple[EncoderConfig, ...]
+    encoders: Annotated[tuple[EncoderConfig, ...], Field(min_length=1)]
     """Frozen encoders; each one makes an embedding dataset of its own."""
     instruction: str = "describe the input"
     """Instruction whose text embedding conditions the hypernetwork."""
@@ -161,6 +161,12 @@ class OptimConfig:
     """Adam's moment decays."""
     clip_norm: PositiveFloat = 1.0
     """Global gradient norm above which gradients are scaled down."""
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> OptimConfig:
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps must be at most steps ({self.steps}), got {self.warmup_steps}")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -365,3 +371,16 @@ class ExperimentConfig:
     """Execution."""
     tracking: TrackingConfig = TrackingConfig()
     """Logging."""
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> ExperimentConfig:
+        for what, names in [
+            ("datasets", [dataset.name for dataset in self.datasets]),
+            *(
+                (f"encoders of {dataset.name}", [encoder.name for encoder in dataset.encoders])
+                for dataset in self.datasets
+            ),
+        ]:
+            if len(set(names)) < len(names):
+                raise ValueError(f"{what} must have different names, got {', '.join(names)}")
+        return self

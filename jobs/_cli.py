@@ -1,0 +1,155 @@
+"""What every job shares: arguments, one-line errors, quiet libraries and a progress line.
+
+In: `--preset`, `--config`, `--set`, `--name`, `--verbose`.  Out: a checked `ExperimentConfig`; exit code 0, 2 for
+what the user can mend (one line on stderr), 130 after Ctrl-C.
+
+    def main() -> None:
+        args = job_parser(__doc__).parse_args()
+        config = config_from(args)
+        with stage_progress("pretrain projector", total=config.pretrain.optim.steps, unit="steps") as advance:
+            ...
+            advance(1, note=f"loss {loss:.3f}")
+
+    if __name__ == "__main__":
+        run_job(main)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from pipeline.config.load import load_config
+from pipeline.config.presets import PRESETS
+from pipeline.config.root import require_checkout
+from pipeline.config.schema import ExperimentConfig
+
+DEFAULT_PRESET = "miniature"
+USER_ERROR = 2
+INTERRUPTED = 130
+
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+console = Console(highlight=False)
+
+
+class Advance(Protocol):
+    """Tells the progress line that `count` more units are done."""
+
+    def __call__(self, count: int = 1, note: str = "") -> None:
+        """`note` is a short text shown behind the figures, such as the loss."""
+
+
+def job_parser(description: str | None) -> argparse.ArgumentParser:
+    """The arguments every job takes; a job adds its own to the parser it gets."""
+    summary = (description or "").strip().partition("\n")[0]
+    parser = argparse.ArgumentParser(description=summary)
+    parser.add_argument(
+        "--preset", help=f"one of {', '.join(PRESETS)} (default: {DEFAULT_PRESET}, unless --config is given)"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file: whole, or partial with `preset: NAME`")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="A.B=VALUE",
+        help="override one field; repeatable",
+    )
+    parser.add_argument("--name", help="name of the run; outputs go to <runs_dir>/<name>")
+    parser.add_argument("--verbose", action="store_true", help="show library messages, and tracebacks of errors")
+    return parser
+
+
+def config_from(args: argparse.Namespace) -> ExperimentConfig:
+    """The configuration that the arguments ask for; also sets how much is shown."""
+    require_checkout()
+    _set_verbosity(args.verbose)
+    preset = args.preset if args.preset or args.config else DEFAULT_PRESET
+    overrides = [*args.overrides, *([f"name={json.dumps(args.name)}"] if args.name else [])]
+    return load_config(preset=preset, file=args.config, overrides=overrides)
+
+
+def run_job(main: Callable[[], None]) -> NoReturn:
+    """Run a job and leave the process: 0, 2 with one `error: ...` line, or 130."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except (ValueError, OSError) as error:
+        if logging.getLogger().isEnabledFor(logging.INFO):
+            traceback.print_exc()
+        _fail(" ".join(str(error).split()) or type(error).__name__, USER_ERROR)
+    sys.exit(0)
+
+
+@contextmanager
+def stage_progress(title: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
+    """One progress line of a stage, with throughput and time left; a single closing line where there is no terminal."""
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        _Throughput(unit),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    started = time.monotonic()
+    live = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not live) as progress:
+        task = progress.add_task(title, total=total, note="")
+        state = progress.tasks[0]
+
+        def advance(count: int = 1, note: str = "") -> None:
+            progress.update(task, advance=count, note=note or state.fields["note"])
+
+        yield advance
+    seconds = time.monotonic() - started
+    done, note = int(state.completed), state.fields["note"]
+    figures = f"{done:,} {unit}".strip() + f"  {done / max(seconds, 1e-9):,.1f}/s" if done else ""
+    console.print(f"{title:<22} {seconds:7.1f} s  {figures}  {note}".rstrip())
+
+
+class _Throughput(ProgressColumn):
+    """Units a second since the stage began."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.completed / task.elapsed if task.elapsed else 0.0
+        return Text(f"{speed:,.1f} {self._unit}/s".replace(" /s", "/s"))
+
+
+def _set_verbosity(verbose: bool) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    if verbose:
+        return
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+    warnings.simplefilter("ignore")
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""Integration of a new modality, fine-tuning and baselines."""

@@ -1,0 +1,1 @@
+"""Raw samples: sources, decoders and the generated miniature suite."""

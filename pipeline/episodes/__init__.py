@@ -1,0 +1,1 @@
+"""Episodes: synthetic modalities drawn as pure functions of (seed, index)."""

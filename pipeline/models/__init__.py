@@ -1,0 +1,1 @@
+"""Projector, adapters, hypernetworks and the frozen language model."""

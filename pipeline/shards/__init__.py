@@ -1,0 +1,1 @@
+"""Embedding shards on disk: schema, manifest, writer, reader, verification."""

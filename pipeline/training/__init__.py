@@ -1,0 +1,1 @@
+"""The training loop, its context interface and checkpoints."""
