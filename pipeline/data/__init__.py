@@ -1,1 +1,1 @@
-"""Raw samples: sources, decoders and the generated miniature suite."""
+"""Raw samples: tables and files in, `Sample` rows and decoded `Signal`s out."""

@@ -1,0 +1,1 @@
+"""The miniature suite: generated signals, written as the files that users have."""
