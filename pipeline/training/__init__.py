@@ -1,1 +1,1 @@
-"""The training loop, its context interface and checkpoints."""
+"""Training: a pure step, a loop that reads top to bottom, contexts and checkpoints."""

@@ -1,0 +1,87 @@
+"""Episode specs to tensors.
+
+In: `EpisodeSource`s (training rows of embedding datasets) and a sampler.  Out: an `EpisodeBatch` for a worker.
+
+Narrow encoders are zero-padded to the widest of the batch: inner products, all that an equivariant hypernetwork reads,
+do not change. A hypernetwork with a fixed common width gets every episode mapped to it first (`width.WidthMap`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.episodes.batch import EpisodeBatch, SupportBatch
+from pipeline.episodes.isometry import sample_isometry
+from pipeline.episodes.sampler import EpisodeSampler, EpisodeSpec
+from pipeline.episodes.width import fit_width_map
+
+Rows = npt.NDArray[np.int64]
+
+
+class EpisodeSource(Protocol):
+    """Rows an episode may use; `pipeline.shards` datasets restricted to one split satisfy it."""
+
+    @property
+    def instruction_W(self) -> Tensor:
+        """Text embedding of the modality's instruction."""
+
+    def __len__(self) -> int: ...
+
+    def embeddings(self, rows: Rows) -> Tensor:
+        """L2-normalised `[n, E]`, float32."""
+
+    def text_embeddings(self, rows: Rows) -> Tensor:
+        """L2-normalised `[n, W]`, float32."""
+
+    def captions(self, rows: Rows) -> list[tuple[str, ...]]:
+        """Captions of each row."""
+
+
+class EpisodeBuilder:
+    """Builds the batch of any (step, slots)."""
+
+    def __init__(
+        self, sources: Sequence[EpisodeSource], sampler: EpisodeSampler, *, isometry: str, common_width: int | None
+    ) -> None:
+        self._sources, self._sampler, self._isometry, self._common_width = sources, sampler, isometry, common_width
+
+    def build(self, step: int, slots: Sequence[int], device: torch.device | str = "cpu") -> EpisodeBatch:
+        """Episodes `slots` of `step` on `device`."""
+        specs = [self._sampler.episode(step, slot) for slot in slots]
+        parts = [self._read(spec, device) for spec in specs]
+        widest = max(support.shape[1] for support, _, _ in parts)
+        pad = [
+            (functional.pad(s, (0, widest - s.shape[1])), functional.pad(q, (0, widest - q.shape[1])))
+            for s, q, _ in parts
+        ]
+        sources = [self._sources[spec.dataset] for spec in specs]
+        return EpisodeBatch(
+            support=SupportBatch(
+                embeddings_NKE=torch.stack([support for support, _ in pad]),
+                texts_NKW=torch.stack([text for _, _, text in parts]),
+                instructions_NW=torch.stack([source.instruction_W for source in sources]).to(device),
+            ),
+            queries_NBE=torch.stack([query for _, query in pad]),
+            captions=tuple(
+                tuple(captions[0] for captions in source.captions(spec.query_B))
+                for source, spec in zip(sources, specs, strict=True)
+            ),
+        )
+
+    def _read(self, spec: EpisodeSpec, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
+        source = self._sources[spec.dataset]
+        shots = len(spec.support_K)
+        # One read of the memory map an episode: support and queries together.
+        both = source.embeddings(np.concatenate([spec.support_K, spec.query_B])).to(device)
+        if self._common_width is not None and both.shape[1] != self._common_width:
+            both = fit_width_map(both[:shots], self._common_width, seed=spec.isometry_seed)(both)
+        isometry = sample_isometry(self._isometry, both.shape[1], spec.isometry_seed, device=device)
+        both = isometry(both)
+        return both[:shots], both[shots:], source.text_embeddings(spec.support_K).to(device)

@@ -1,0 +1,108 @@
+"""The paper's hypernetwork (METHOD section 1).
+
+In: `[prefix_1..prefix_L ; instruction ; e_1, t_1, e_2, t_2, ...]`, all of width H.
+Out: one linear generator a projector layer turns its prefix's output into A, B and bias.
+
+Shape suffixes: N episodes, K pairs, L projector layers, T sequence, H width, I/O layer widths, R rank.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.episodes.batch import SupportBatch
+from pipeline.models.hypernet.base import Hypernet, check_width, hide_text, xavier_linear
+from pipeline.models.lora import LinearAdapter
+from pipeline.models.projector import Projector
+
+
+def sinusoidal_positions(length: int, width: int) -> Tensor:
+    """Sinusoidal positions `[length, width]`, scaled by 1 / sqrt(width) (METHOD section 1)."""
+    position_T1 = torch.arange(length, dtype=torch.float32).unsqueeze(1)
+    frequency_F = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10_000.0) / width))
+    table = torch.zeros(length, width)
+    table[:, 0::2] = torch.sin(position_T1 * frequency_F)
+    table[:, 1::2] = torch.cos(position_T1 * frequency_F)[:, : width // 2]
+    return table / math.sqrt(width)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention without output projection; keys and values see the whole sequence."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x_NTH: Tensor, rows: int) -> Tensor:
+        """Outputs of the first `rows` positions, `[N, rows, H]`: only the prefixes' outputs are used."""
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, x in ((self.q, x_NTH[:, :rows]), (self.k, x_NTH), (self.v, x_NTH))
+        )
+        # The reference scales by the full width, also with several heads.
+        scale = 1.0 / math.sqrt(x_NTH.shape[-1])
+        return functional.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
+
+
+class AttentionHypernet(Hypernet):
+    """Single-layer self-attention over the support, linear generators for each projector layer."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        layer_shapes: list[tuple[int, int]],
+        rank: int,
+        alpha: float,
+        heads: int = 1,
+        generate_bias: bool = True,
+        text_conditioning: bool = True,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"hypernet.heads={heads} does not divide hypernet.width={width}")
+        if layer_shapes[0][0] != width:
+            raise ValueError(
+                f"hypernet.width={width} must equal projector.input_width={layer_shapes[0][0]} for kind=attention: "
+                "embeddings and text embeddings stand in one sequence"
+            )
+        self.common_width = width
+        self.rank, self.scale, self.text_conditioning = rank, alpha / rank, text_conditioning
+        self.layer_shapes, self.generate_bias = layer_shapes, generate_bias
+        self.prefix_tokens = nn.Parameter(torch.empty(len(layer_shapes), width))
+        nn.init.xavier_uniform_(self.prefix_tokens)
+        self.attention = SelfAttention(width, heads)
+        self.generators = nn.ModuleList(
+            xavier_linear(width, rank * (i + o) + (o if generate_bias else 0)) for i, o in layer_shapes
+        )
+
+    def forward(self, support: SupportBatch, projector: Projector) -> list[LinearAdapter | None]:
+        """Adapters of both layers; METHOD section 1."""
+        width = self.prefix_tokens.shape[1]
+        check_width("support embeddings", support.width, width)
+        check_width("text embeddings", support.texts_NKW.shape[-1], width)
+        n = support.embeddings_NKE.shape[0]
+        texts = hide_text(support, visible=self.text_conditioning)
+        pairs_NTH = torch.stack([support.embeddings_NKE, texts], dim=2).flatten(1, 2)
+        prefixes = self.prefix_tokens.expand(n, -1, -1)
+        sequence_NTH = torch.cat([prefixes, support.instructions_NW.unsqueeze(1), pairs_NTH], dim=1)
+        sequence_NTH = sequence_NTH + sinusoidal_positions(sequence_NTH.shape[1], width).to(sequence_NTH)
+        outputs_NLH = self.attention(sequence_NTH, len(self.layer_shapes))
+        return [
+            self._split(generator(outputs_NLH[:, index]), *shape)
+            for index, (generator, shape) in enumerate(zip(self.generators, self.layer_shapes, strict=True))
+        ]
+
+    def _split(self, flat: Tensor, i: int, o: int) -> LinearAdapter:
+        a, b, bias = flat.split([i * self.rank, self.rank * o, flat.shape[-1] - self.rank * (i + o)], dim=-1)
+        return LinearAdapter(
+            a_IR=a.unflatten(-1, (i, self.rank)),
+            b_RO=b.unflatten(-1, (self.rank, o)),
+            bias_O=bias if self.generate_bias else None,
+            scale=self.scale,
+        )

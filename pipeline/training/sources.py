@@ -1,0 +1,99 @@
+"""Training rows of embedding datasets as episode sources.
+
+In: `pipeline.shards` datasets.  Out: `SplitRows`, positions 0..n-1 of one split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.config.schema import DatasetConfig, EncoderConfig, ExperimentConfig
+from pipeline.encoders import load_encoder
+from pipeline.shards import EmbeddingDataset
+from pipeline.signal import Signal
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SplitRows:
+    """One split of one (modality, encoder) dataset."""
+
+    modality: str
+    """Name of the modality."""
+    encoder: str
+    """Name of the encoder."""
+    dataset: EmbeddingDataset
+    """The shards."""
+    rows: Rows
+    """Global rows of the split."""
+    instruction_W: Tensor
+    """Text embedding of the modality's instruction."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def width(self) -> int:
+        """E."""
+        return self.dataset.manifest.width
+
+    def embeddings(self, rows: Rows) -> Tensor:
+        """L2-normalised `[n, E]`."""
+        return self.dataset.embeddings(self.rows[rows])
+
+    def text_embeddings(self, rows: Rows) -> Tensor:
+        """L2-normalised `[n, W]`."""
+        return self.dataset.text_embeddings(self.rows[rows])
+
+    def captions(self, rows: Rows) -> list[tuple[str, ...]]:
+        """Captions of each row."""
+        return self.dataset.captions(self.rows[rows])
+
+    def attributes(self, rows: Rows) -> list[dict[str, str]]:
+        """Attributes of each row."""
+        return self.dataset.attributes(self.rows[rows])
+
+    def ids(self, rows: Rows) -> list[str]:
+        """Sample ids."""
+        return self.dataset.ids(self.rows[rows])
+
+
+def embeddings_dir(run_dir: Path, dataset: DatasetConfig, encoder: EncoderConfig) -> Path:
+    """Where a dataset's shards lie in a run."""
+    return run_dir / "embeddings" / dataset.name / encoder.name
+
+
+def instruction_embeddings(config: ExperimentConfig, root: Path) -> dict[str, Tensor]:
+    """L2-normalised text embedding `[W]` of each modality's instruction."""
+    encoder = load_encoder(config.text_encoder, "text", root)
+    signals = [Signal(kind="text", text=dataset.instruction) for dataset in config.datasets]
+    vectors = torch.nn.functional.normalize(torch.from_numpy(encoder.encode(signals)).float(), dim=-1)
+    return {dataset.name: vector for dataset, vector in zip(config.datasets, vectors, strict=True)}
+
+
+def open_splits(config: ExperimentConfig, root: Path, run_dir: Path, *, role: str, split: str) -> list[SplitRows]:
+    """The given split of every (modality, encoder) of a role, in the order of the configuration."""
+    instructions = instruction_embeddings(config, root)
+    opened = []
+    for dataset_config in config.datasets:
+        if dataset_config.role != role:
+            continue
+        for encoder in dataset_config.encoders:
+            dataset = EmbeddingDataset(embeddings_dir(run_dir, dataset_config, encoder))
+            opened.append(
+                SplitRows(
+                    modality=dataset_config.name,
+                    encoder=encoder.name,
+                    dataset=dataset,
+                    rows=dataset.rows_of_split(split),
+                    instruction_W=instructions[dataset_config.name],
+                )
+            )
+    return opened

@@ -1,0 +1,157 @@
+"""The two training stages, from configuration to result files; what a worker of any launcher runs.
+
+In: the configuration, the run's folder, a context and an engine factory.
+Out: `<run_dir>/<stage>/weights.safetensors`, checkpoints and `metrics.jsonl`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline.config.fingerprint import fingerprint
+from pipeline.config.schema import ExperimentConfig, OptimConfig
+from pipeline.models.frozen_llm import FrozenLLM
+from pipeline.models.hypernet import build_hypernet
+from pipeline.models.projector import Projector
+from pipeline.models.semi import Semi
+from pipeline.training.checkpoint import CheckpointStore
+from pipeline.training.context import TrainContext
+from pipeline.training.engine import Engine
+from pipeline.training.loop import TrainTask, train
+from pipeline.training.meta import MetaTask
+from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.pretrain import PretrainTask
+from pipeline.training.sources import open_splits
+
+StageName = Literal["pretrain_projector", "meta_train"]
+EngineFactory = Callable[[nn.Module, OptimConfig], Engine]
+WEIGHTS = "weights.safetensors"
+METRICS = "metrics.jsonl"
+
+
+def new_projector(config: ExperimentConfig, llm: FrozenLLM, *, input_width: int | None = None) -> Projector:
+    """A projector as configured, its weights drawn from the global generator."""
+    shape = config.projector
+    return Projector(
+        input_width or shape.input_width,
+        llm.width,
+        hidden_width=shape.hidden_width,
+        soft_tokens=shape.soft_tokens,
+        dropout=shape.dropout,
+    )
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a stage's weights, checking names and shapes."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run the stage that writes it first")
+    state = load_file(path)
+    own = module.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        got = tuple(state[name].shape) if name in state else "absent"
+        wanted = tuple(own[name].shape) if name in own else "absent"
+        if got != wanted:
+            raise ValueError(
+                f"{path} does not fit the configuration: {name} is {got} in the file and {wanted} in the model "
+                "(encoder width, hidden width, rank or soft tokens differ); use the configuration it was trained with"
+            )
+    module.load_state_dict(state)
+
+
+def load_projector(config: ExperimentConfig, llm: FrozenLLM, run_dir: Path) -> Projector:
+    """The pre-trained projector of a run."""
+    projector = new_projector(config, llm)
+    load_weights(projector, run_dir / "pretrain_projector" / WEIGHTS)
+    return projector.to(llm.model.device)
+
+
+def new_semi(config: ExperimentConfig, projector: Projector) -> Semi:
+    """A `Semi` model around a projector, its hypernetwork freshly initialised."""
+    hypernet = build_hypernet(config.hypernet, projector, config.projector.input_width)
+    return Semi(projector, hypernet, train_projector=config.meta.train_projector)
+
+
+def load_semi(config: ExperimentConfig, llm: FrozenLLM, run_dir: Path) -> Semi:
+    """The meta-trained model of a run."""
+    semi = new_semi(config, new_projector(config, llm))
+    load_weights(semi, run_dir / "meta_train" / WEIGHTS)
+    return semi.to(llm.model.device)
+
+
+def build_task(stage: StageName, config: ExperimentConfig, root: Path, run_dir: Path, device: torch.device) -> TrainTask:
+    """The task of a stage; the same initial weights on every worker."""
+    torch.manual_seed(config.seed)
+    llm = FrozenLLM(config.llm, root, device=device)
+    paired = open_splits(config, root, run_dir, role="train", split="train")
+    if stage == "pretrain_projector":
+        texts = open_splits(config, root, run_dir, role="text", split="train")
+        projector = new_projector(config, llm).to(device)
+        return PretrainTask(projector, llm, paired=paired, texts=texts, config=config.pretrain, seed=config.seed)
+    semi = new_semi(config, load_projector(config, llm, run_dir)).to(device)
+    return MetaTask(semi, llm, sources=paired, episodes=config.episodes, config=config.meta, seed=config.seed)
+
+
+def stage_optim(stage: StageName, config: ExperimentConfig) -> OptimConfig:
+    """The optimiser settings of a stage."""
+    return config.pretrain.optim if stage == "pretrain_projector" else config.meta.optim
+
+
+def training_fingerprint(stage: StageName, config: ExperimentConfig, upstream: str) -> str:
+    """What a stage's weights depend on: its settings and its inputs, not on where or by how many workers it runs."""
+    parts: dict[str, object] = {
+        "stage": stage,
+        "upstream": upstream,
+        "seed": config.seed,
+        "llm": config.llm,
+        "projector": config.projector,
+        "pretrain": config.pretrain,
+    }
+    if stage == "meta_train":
+        meta = config.meta
+        parts |= {"episodes": config.episodes, "hypernet": config.hypernet, "meta": (meta.optim, meta.episodes_per_step, meta.train_projector)}
+    return fingerprint(parts)
+
+
+def run_stage(
+    stage: StageName,
+    config: ExperimentConfig,
+    root: Path,
+    run_dir: Path,
+    context: TrainContext,
+    engine_factory: EngineFactory,
+    *,
+    stage_fingerprint: str,
+) -> None:
+    """Train a stage on this worker; rank 0 writes the results."""
+    stage_dir = run_dir / stage
+    task = build_task(stage, config, root, run_dir, context.device)
+    optim = stage_optim(stage, config)
+    engine = engine_factory(task.module, optim)
+    state = train(
+        task,
+        engine,
+        context,
+        optim=optim,
+        checkpoint_every=config.meta.checkpoint_every,
+        checkpoints=CheckpointStore(stage_dir / "checkpoints", fingerprint=stage_fingerprint),
+        log=MetricsLog(stage_dir / METRICS),
+        seed=config.seed,
+    )
+    if context.rank == 0:
+        save_weights(task.module, state, stage_dir / WEIGHTS)
+    context.barrier()
+
+
+def save_weights(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """The module's full weights (trained ones from `state`), written atomically."""
+    weights = {name: value.detach().cpu() for name, value in module.state_dict().items()}
+    weights |= {key.removeprefix("weight/"): value for key, value in state.items() if key.startswith("weight/")}
+    scratch = path.with_suffix(".tmp")
+    save_file({name: value.contiguous() for name, value in weights.items()}, scratch)
+    scratch.replace(path)
