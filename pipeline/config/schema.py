@@ -85,6 +85,8 @@ class DatasetConfig:
     """`train`: meta-training; `held_out`: integration and evaluation only; `text`: unpaired text as a modality."""
     source: SourceConfig
     """Where the samples come from."""
+    stages: tuple[Literal["pretrain", "meta"], ...] = ("pretrain", "meta")
+    """Training stages that read it (roles `train`, `text`); the paper gives each stage its own data and encoders."""
     encoders: Annotated[tuple[EncoderConfig, ...], Field(min_length=1)]
     """Frozen encoders; each one makes an embedding dataset of its own."""
     instruction: str = "describe the input"
