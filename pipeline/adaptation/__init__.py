@@ -1,1 +1,1 @@
-"""Integration of a new modality, fine-tuning and baselines."""
+"""Adaptation: from a support set of a new modality to something that captions it."""

@@ -51,7 +51,7 @@ class Projector(nn.Module):
                 hidden = functional.gelu(hidden, approximate="tanh")
                 hidden = functional.dropout(hidden, self.dropout, training=self.training)
             hidden = adapted_linear(hidden, layer.weight, layer.bias, layer_adapter)
-        return hidden.unflatten(-1, (self.soft_tokens, self.llm_width))
+        return hidden.view(*hidden.shape[:-1], self.soft_tokens, self.llm_width)
 
     @torch.no_grad()
     def merged(self, adapter: ProjectorAdapter) -> Projector:

@@ -63,7 +63,9 @@ class Semi(nn.Module):
                     self.projector,
                 )
             ]
-            for e, t in zip(embeddings.tensor_split(parts, dim=1), support.texts_NKW.tensor_split(parts, dim=1), strict=True)
+            for e, t in zip(
+                embeddings.tensor_split(parts, dim=1), support.texts_NKW.tensor_split(parts, dim=1), strict=True
+            )
         ]
         merged = self.projector.merged([_average_layer(layers) for layers in zip(*adapters, strict=True)])
         return merged if width_map is None else fold_width_map(merged, width_map)

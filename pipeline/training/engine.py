@@ -30,7 +30,7 @@ class Engine(Protocol):
         """Backward pass, clipping and one AdamW update; returns the gradient norm before clipping."""
 
     def state(self) -> dict[str, Tensor]:
-        """`weight/<name>`, `exp_avg/<name>`, `exp_avg_sq/<name>` as float32 CPU tensors. Collective: all workers call it."""
+        """`weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, float32 on the CPU. Collective: every worker calls it."""
 
     def load_state(self, state: Mapping[str, Tensor], updates: int) -> None:
         """Continue from a state after `updates` updates. Collective."""

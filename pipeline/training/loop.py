@@ -36,7 +36,7 @@ class TrainTask(Protocol):
         """Mean loss of `slots` of `step`; `module` is the task's own as the engine wraps it."""
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDivergedError(RuntimeError):
     """A loss or gradient that is not finite."""
 
 
@@ -64,7 +64,7 @@ def train(
         norm = engine.update(loss, rate)
         mean_loss = context.mean(loss)
         if not (mean_loss < float("inf") and norm < float("inf")):
-            raise TrainingDiverged(
+            raise TrainingDivergedError(
                 f"step {step}: loss {mean_loss}, gradient norm {norm}; the checkpoint of the last finite state is kept "
                 f"in {checkpoints.directory}; lower the learning rate or inspect this step's inputs (seed {seed})"
             )

@@ -45,7 +45,8 @@ class PretrainTask:
     ) -> None:
         if config.text_fraction > 0 and not texts:
             raise ValueError(
-                f"pretrain.text_fraction={config.text_fraction} needs a dataset with role 'text'; add one or set it to 0"
+                f"pretrain.text_fraction={config.text_fraction} needs a dataset with role 'text'; "
+                "add one or set it to 0"
             )
         if config.text_fraction < 1 and not paired:
             raise ValueError("pretrain: there is no dataset with role 'train'; add one or set pretrain.text_fraction=1")

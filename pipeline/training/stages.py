@@ -84,7 +84,9 @@ def load_semi(config: ExperimentConfig, llm: FrozenLLM, run_dir: Path) -> Semi:
     return semi.to(llm.model.device)
 
 
-def build_task(stage: StageName, config: ExperimentConfig, root: Path, run_dir: Path, device: torch.device) -> TrainTask:
+def build_task(
+    stage: StageName, config: ExperimentConfig, root: Path, run_dir: Path, device: torch.device
+) -> TrainTask:
     """The task of a stage; the same initial weights on every worker."""
     torch.manual_seed(config.seed)
     llm = FrozenLLM(config.llm, root, device=device)
@@ -114,7 +116,11 @@ def training_fingerprint(stage: StageName, config: ExperimentConfig, upstream: s
     }
     if stage == "meta_train":
         meta = config.meta
-        parts |= {"episodes": config.episodes, "hypernet": config.hypernet, "meta": (meta.optim, meta.episodes_per_step, meta.train_projector)}
+        parts |= {
+            "episodes": config.episodes,
+            "hypernet": config.hypernet,
+            "meta": (meta.optim, meta.episodes_per_step, meta.train_projector),
+        }
     return fingerprint(parts)
 
 

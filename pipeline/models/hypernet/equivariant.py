@@ -55,7 +55,8 @@ class GramAttention(nn.Module):
         bias_NAKK = self.similarity_weight_A[:, None, None] * cosine_NKK.unsqueeze(1)
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias_NAKK)
         x_NKH = x_NKH + self.out(mixed.transpose(1, 2).flatten(2))
-        return x_NKH + self.mlp(self.norm_mlp(x_NKH))
+        mlp_NKH: Tensor = self.mlp(self.norm_mlp(x_NKH))
+        return x_NKH + mlp_NKH
 
 
 class EquivariantHypernet(Hypernet):

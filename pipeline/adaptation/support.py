@@ -1,0 +1,80 @@
+"""A support set: the K pairs of one draw, and nothing else of their modality.
+
+In: training rows of a held-out dataset and the positions drawn from them.  Out: tensors and captions of these pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.episodes.batch import SupportBatch
+from pipeline.episodes.sampler import philox
+from pipeline.training.sources import SplitRows
+
+_SHUFFLE_STREAM = 6
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SupportSet:
+    """K pairs of a modality nobody trained on."""
+
+    modality: str
+    """Name of the modality."""
+    encoder: str
+    """Name of the encoder."""
+    ids: tuple[str, ...]
+    """Ids of the pairs, written on the adapter's card."""
+    embeddings_KE: Tensor
+    """L2-normalised embeddings."""
+    texts_KW: Tensor
+    """L2-normalised text embeddings of the captions."""
+    captions: tuple[str, ...]
+    """One caption a pair."""
+    instruction_W: Tensor
+    """Text embedding of the instruction."""
+
+    @property
+    def shots(self) -> int:
+        """K."""
+        return len(self.captions)
+
+    def batch(self, device: torch.device | str = "cpu") -> SupportBatch:
+        """As a hypernetwork reads it (N = 1)."""
+        return SupportBatch(
+            embeddings_NKE=self.embeddings_KE.unsqueeze(0).to(device),
+            texts_NKW=self.texts_KW.unsqueeze(0).to(device),
+            instructions_NW=self.instruction_W.unsqueeze(0).to(device),
+        )
+
+
+def read_support(rows: SplitRows, positions: npt.NDArray[np.int64]) -> SupportSet:
+    """Read the drawn pairs."""
+    return SupportSet(
+        modality=rows.modality,
+        encoder=rows.encoder,
+        ids=tuple(rows.ids(positions)),
+        embeddings_KE=rows.embeddings(positions),
+        texts_KW=rows.text_embeddings(positions),
+        captions=tuple(captions[0] for captions in rows.captions(positions)),
+        instruction_W=rows.instruction_W,
+    )
+
+
+def shuffle_texts(support: SupportSet, seed: int) -> SupportSet:
+    """The control: every sample gets another pair's caption (a derangement), so only the pairing is lost."""
+    if support.shots < 2:
+        raise ValueError(f"the shuffled-text control needs at least 2 pairs, got {support.shots}")
+    order = philox(seed, _SHUFFLE_STREAM).permutation(support.shots)
+    # Shifting a random cycle by one place moves every element.
+    source = np.empty_like(order)
+    source[order] = np.roll(order, 1)
+    return replace(
+        support,
+        texts_KW=support.texts_KW[torch.from_numpy(source)],
+        captions=tuple(support.captions[int(i)] for i in source),
+    )

@@ -1,0 +1,164 @@
+"""Any encoder that `transformers` can load, behind the `Encoder` protocol.
+
+In: the folder of a model that was saved by `save_pretrained`, and decoded signals.
+Out: one pooled float32 vector a signal.
+
+Nothing is random: a checkpoint that lacks weights its output needs is refused, remote code is never run, and only
+safetensors are read. Signals are sorted by length, so that a micro-batch holds little padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+)
+
+from pipeline.config.fingerprint import fingerprint
+from pipeline.config.schema import EncoderConfig, SignalKind
+from pipeline.encoders.base import Encoder
+from pipeline.encoders.folder import files_fingerprint, model_folder
+from pipeline.encoders.pooling import forward_of, resolve_pooling
+from pipeline.encoders.preprocess import (
+    AudioPreprocessor,
+    ImagePreprocessor,
+    Preprocessor,
+    SeriesPreprocessor,
+    TextPreprocessor,
+    VideoPreprocessor,
+)
+from pipeline.signal import Signal
+
+# Part of every fingerprint: raise it with any change here that alters vectors.
+_CODE_VERSION = 1
+_EXAMPLE_TEXT = {"text": "a", "molecule": "C"}
+_DEFAULT_IMAGE_SIZE = 224
+
+
+def load_encoder(config: EncoderConfig, kind: SignalKind, root: Path, device: str = "cpu") -> Encoder:
+    """Load a frozen encoder for signals of `kind`; what cannot work fails here, as one `ValueError`."""
+    folder = model_folder(config.path, revision=config.revision, root=root)
+    try:
+        encoder = HuggingFaceEncoder(config, kind, folder, device)
+    except (OSError, KeyError, ImportError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+        # transformers reports a bad folder by any of these, over many lines.
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"encoder {config.name!r} cannot be loaded for {kind} from {folder}: {reason}") from error
+    if config.width is not None and config.width != encoder.width:
+        raise ValueError(
+            f"encoder {config.name!r}: width is {config.width} in the configuration, but the model in {folder} "
+            f"gives {encoder.width} values (pooling {config.pooling}): correct `width`, or name another model"
+        )
+    return encoder
+
+
+def encoder_fingerprint(config: EncoderConfig, kind: SignalKind, root: Path) -> str:
+    """What `load_encoder(...).fingerprint` would be, without loading the model."""
+    folder = model_folder(config.path, revision=config.revision, root=root)
+    return fingerprint([_CODE_VERSION, kind, config.revision, config.dtype, config.pooling, files_fingerprint(folder)])
+
+
+class HuggingFaceEncoder:
+    """A frozen `AutoModel` with the preprocessing saved beside it."""
+
+    def __init__(self, config: EncoderConfig, kind: SignalKind, folder: Path, device: str = "cpu") -> None:
+        self.name = config.name
+        self.fingerprint = encoder_fingerprint(config, kind, folder)
+        self._batch_size, self._device, self._dtype = config.batch_size, device, getattr(torch, config.dtype)
+        model, random_weights = _load_model(folder, self._dtype)
+        pooling = resolve_pooling(
+            config.pooling, model=model, kind=kind, folder=folder, random_weights=frozenset(random_weights)
+        )
+        self._forward = forward_of(model.to(device), kind, pooling)
+        self._preprocess = _load_preprocessor(folder, model.config, kind)
+        vector = self._encode_batch([self._preprocess.example()])[0]
+        if random_weights and not np.isfinite(vector).all():
+            raise ValueError(f"the checkpoint lacks weights that the output needs: {', '.join(random_weights[:3])}")
+        self.width = len(vector)
+
+    def encode(self, signals: Sequence[Signal]) -> npt.NDArray[np.float32]:
+        """Vectors `[n, width]`, in the order of `signals`."""
+        vectors = np.empty((len(signals), self.width), dtype=np.float32)
+        for indices in self._micro_batches(signals):
+            vectors[indices] = self._encode_batch([signals[index] for index in indices])
+        return vectors
+
+    def _micro_batches(self, signals: Sequence[Signal]) -> Iterator[list[int]]:
+        lengths = [self._preprocess.length(signal) for signal in signals]
+        order = sorted(range(len(signals)), key=lengths.__getitem__)
+        alike = self._preprocess.same_length_only
+        for _, group in groupby(order, key=lambda index: lengths[index] if alike else 0):
+            indices = list(group)
+            for start in range(0, len(indices), self._batch_size):
+                yield indices[start : start + self._batch_size]
+
+    @torch.inference_mode()
+    def _encode_batch(self, signals: Sequence[Signal]) -> npt.NDArray[np.float32]:
+        batch = self._preprocess(signals)
+        vectors = self._forward({name: self._moved(value) for name, value in batch.inputs.items()}).float().cpu()
+        if batch.sample_of_row is not None:
+            counts = torch.bincount(batch.sample_of_row, minlength=len(signals))
+            sums = vectors.new_zeros(len(signals), vectors.shape[1]).index_add_(0, batch.sample_of_row, vectors)
+            vectors = sums / counts[:, None]
+        result: npt.NDArray[np.float32] = vectors.numpy()
+        return result
+
+    def _moved(self, value: Tensor) -> Tensor:
+        return value.to(self._device, self._dtype if value.is_floating_point() else value.dtype)
+
+
+def _load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """The model, and the names of tensors that its checkpoint lacks.
+
+    `transformers` fills those at random. Here they become NaN, so that none can reach an output unseen.
+    """
+    model, report = AutoModel.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )
+    missing = sorted(report["missing_keys"])
+    state: Mapping[str, Tensor] = model.state_dict()
+    for name in missing:
+        if name in state and state[name].is_floating_point():
+            state[name].fill_(torch.nan)
+    return model.eval().requires_grad_(False), missing
+
+
+def _load_preprocessor(folder: Path, config: AutoConfig, kind: SignalKind) -> Preprocessor:
+    if kind in ("image", "video"):
+        return _pixel_preprocessor(folder, config, kind)
+    if kind == "audio":
+        return AudioPreprocessor(AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False))
+    if kind == "series":
+        channels = getattr(config, "num_input_channels", None) or config.input_size
+        return SeriesPreprocessor(context=config.context_length, channels=channels)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= config.pad_token_id + 1  # these number positions from the padding's id on
+    example = Signal(kind=kind, text=_EXAMPLE_TEXT[kind])
+    return TextPreprocessor(tokenizer, max_tokens=min(tokenizer.model_max_length, positions), example=example)
+
+
+def _pixel_preprocessor(folder: Path, config: Any, kind: SignalKind) -> Preprocessor:
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    vision = getattr(config, "vision_config", config)
+    size = getattr(vision, "image_size", None) or _DEFAULT_IMAGE_SIZE
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    channels = getattr(vision, "num_channels", 3)
+    if kind == "image":
+        return ImagePreprocessor(processor, channels=channels, image_size=(height, width))
+    return VideoPreprocessor(
+        processor, channels=channels, image_size=(height, width), frames=getattr(vision, "num_frames", None)
+    )

@@ -1,0 +1,168 @@
+"""Plots of a report, as PNG files.
+
+In: a `Summary`, or training losses by step.  Out: accuracy by method and modality with interval whiskers; loss curves.
+Colours are from the Okabe-Ito palette, which colour-blind readers can tell apart; no colour carries meaning alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.evaluation.protocol import Estimate, Scores
+from pipeline.evaluation.summary import LABELS, Cell, Summary
+
+_BLUE, _SKY, _GREY = "#0072B2", "#56B4E9", "#666666"
+_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_INK, _FAINT = "#222222", "#DDDDDD"
+_STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.8,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "figure.dpi": 150,
+    "savefig.facecolor": "white",
+}
+_PANEL_COLUMNS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """A quantity over training steps."""
+
+    label: str
+    steps: Sequence[int]
+    values: Sequence[float]
+
+
+def plot_accuracy(summary: Summary, shots: int, path: Path) -> None:
+    """One panel a modality and one for their mean; methods from best to worst by that mean, with whiskers.
+
+    Where no dataset has attributes, CIDEr-D takes the place of attribute accuracy.
+    """
+    means = {method: cell for (method, size), cell in summary.means.items() if size == shots}
+    exact = all(cell.attribute_accuracy is not None for cell in means.values())
+    shown = {method: estimate for method, cell in means.items() if (estimate := _estimate(cell, exact))}
+    if not shown:
+        raise ValueError(f"there are no results at {shots} shots; there are at {summary.shots}")
+    methods = sorted(shown, key=lambda method: shown[method].mean)
+    panels = [(f"mean of {len(summary.datasets)} modalities", shown)] if len(summary.datasets) > 1 else []
+    for dataset in summary.datasets:
+        cells = {method: summary.cells.get((dataset, method, shots)) for method in methods}
+        found = {m: estimate for m, cell in cells.items() if cell and (estimate := _estimate(cell, exact))}
+        if found:
+            panels.append((dataset, found))
+    columns = min(len(panels), _PANEL_COLUMNS)
+    rows = math.ceil(len(panels) / columns)
+    with _figure(
+        rows, columns, figsize=(2.2 + 3.1 * columns, 0.9 + rows * (0.75 + 0.27 * len(methods))), sharex=True, sharey=True
+    ) as (figure, axes):
+        for axis, (title, estimates) in zip(axes.flat, panels, strict=False):
+            _panel(axis, title, methods, estimates, summary.focus, exact)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        level = f"{summary.confidence:.0%} bootstrap intervals over draws and test samples"
+        name = "exact attribute accuracy" if exact else "CIDEr-D"
+        figure.suptitle(f"Held-out modalities at {shots} shots: {name}", x=0.01, ha="left", fontsize=13, weight="bold")
+        figure.supxlabel(level, fontsize=9, color=_GREY)
+        figure.savefig(path)
+
+
+def plot_curves(curves: Sequence[Curve], title: str, path: Path, *, ylabel: str = "loss") -> None:
+    """Every curve raw (thin) and smoothed (thick)."""
+    with _figure(1, 1, figsize=(7.2, 4.0)) as (figure, axes):
+        axis = axes[0, 0]
+        smoothed: list[Scores] = []
+        for number, curve in enumerate(curves):
+            colour, dash = _LINES[number % len(_LINES)], ("-", "--", "-.", ":")[number % 4]
+            values = np.asarray(curve.values, dtype=np.float64)
+            smoothed.append(smooth(values))
+            axis.plot(curve.steps, values, color=colour, alpha=0.25, linewidth=0.8)
+            axis.plot(curve.steps, smoothed[-1], color=colour, linestyle=dash, linewidth=2.2, label=curve.label)
+        _limit_spikes(axis, [np.asarray(curve.values, dtype=np.float64) for curve in curves], smoothed)
+        axis.set(title=title, xlabel="step", ylabel=ylabel)
+        axis.grid(axis="y")
+        axis.margins(x=0.01)
+        if len(curves) > 1:
+            axis.legend(frameon=False)
+        figure.savefig(path)
+
+
+def smooth(values: Scores, window: float = 0.04) -> Scores:
+    """Exponential mean over about `window` of the curve, without the bias of its start; gaps (NaN) are skipped."""
+    keep = 1.0 - 1.0 / max(2.0, window * len(values))
+    smoothed = np.empty_like(values)
+    total = weight = 0.0
+    for index, value in enumerate(values):
+        if math.isfinite(value):
+            total = keep * total + (1.0 - keep) * value
+            weight = keep * weight + (1.0 - keep)
+        smoothed[index] = total / weight if weight else math.nan
+    return smoothed
+
+
+def _panel(
+    axis: Any, title: str, methods: Sequence[str], estimates: Mapping[str, Estimate], focus: str, exact: bool
+) -> None:
+    axis.set_title(title)
+    axis.grid(axis="x")
+    axis.set_yticks(range(len(methods)), [LABELS.get(method, method) for method in methods])
+    axis.set_ylim(-0.6, len(methods) - 0.4)
+    axis.tick_params(axis="y", length=0)
+    if exact:
+        axis.set_xlim(0.0, 1.0)
+        axis.set_xticks(np.linspace(0.0, 1.0, 5), ["0", ".25", ".5", ".75", "1"])
+    axis.tick_params(labelbottom=True)
+    for height, method in enumerate(methods):
+        if method not in estimates:
+            continue
+        estimate, ours = estimates[method], method == focus
+        colour = _BLUE if ours else _SKY if method.startswith(f"{focus}_") else _GREY
+        if ours:
+            axis.axhspan(height - 0.45, height + 0.45, color=_BLUE, alpha=0.08, linewidth=0)
+        axis.plot([estimate.low, estimate.high], [height, height], color=colour, linewidth=2.0, solid_capstyle="butt")
+        axis.plot(estimate.mean, height, "o", color=colour, markersize=7 if ours else 5.5)
+        # Outside the axes: a figure must not lie on a whisker.
+        axis.annotate(
+            f"{estimate.mean:.2f}" if exact else f"{estimate.mean:.0f}",
+            (1.02, height),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+            weight="bold" if ours else "normal",
+            color=colour if ours else _INK,
+        )
+
+
+def _limit_spikes(axis: Any, raw: Sequence[Scores], smoothed: Sequence[Scores]) -> None:
+    """A few wild steps must not squeeze the curve into a line."""
+    finite = np.concatenate([values[np.isfinite(values)] for values in [*raw, *smoothed]])
+    if len(finite) == 0:
+        return
+    low, high = np.quantile(finite, [0.002, 0.998])
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    axis.set_ylim(low - margin, high + margin)
+
+
+def _estimate(cell: Cell, exact: bool) -> Estimate | None:
+    return cell.attribute_accuracy if exact else cell.cider_d
+
+
+class _figure(AbstractContextManager[tuple[Any, Any]]):  # noqa: N801 - reads as the function it is
+    """A figure without the global state of pyplot, so that worker threads may plot too."""

@@ -1,0 +1,202 @@
+"""One row a trained and scored method, and the two Parquet files that keep the rows.
+
+In: the captions a method wrote for the test rows, with their references and true attributes.
+Out: `Result` rows; on disk `results.parquet` (one row a result) and `samples.parquet` (one row a caption).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.evaluation.attributes import attribute_accuracy
+from pipeline.evaluation.metrics import caption_metrics
+
+RESULTS_FILE = "results.parquet"
+SAMPLES_FILE = "samples.parquet"
+
+_KEY = ("dataset", "encoder", "method", "shots", "draw")
+_RESULTS_SCHEMA = pa.schema(
+    [
+        *[(name, pa.string()) for name in _KEY[:3]],
+        *[(name, pa.int64()) for name in _KEY[3:]],
+        ("attribute_accuracy", pa.float64()),
+        ("cider_d", pa.float64()),
+        ("bleu_4", pa.float64()),
+        ("rouge_l", pa.float64()),
+        ("trained_parameters", pa.int64()),
+        ("deployed_parameters", pa.int64()),
+        ("seconds", pa.float64()),
+        ("per_attribute", pa.map_(pa.string(), pa.float64())),
+    ]
+)
+_SAMPLES_SCHEMA = pa.schema(
+    [
+        ("result", pa.int64()),
+        *[(name, pa.dictionary(pa.int32(), pa.string())) for name in _KEY[:3]],
+        *[(name, pa.int64()) for name in _KEY[3:]],
+        ("id", pa.string()),
+        ("caption", pa.large_string()),
+        ("reference", pa.large_string()),
+        ("attribute_accuracy", pa.float64()),
+        ("cider_d", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SampleScores:
+    """What a result says of each test sample, in the test set's order."""
+
+    ids: tuple[str, ...]
+    captions: tuple[str, ...]
+    references: tuple[str, ...]
+    """The first reference of each sample, to show beside the caption."""
+    attribute_accuracy: npt.NDArray[np.float64] | None
+    """`[n]` in 0..1; None where the dataset has no attributes."""
+    cider_d: npt.NDArray[np.float64]
+    """`[n]`, x100."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Result:
+    """One method, integrated from one support draw of one dataset and encoder, scored on the test rows."""
+
+    dataset: str
+    encoder: str
+    method: str
+    shots: int
+    draw: int
+    attribute_accuracy: float | None
+    """0..1; None where the dataset has no attributes."""
+    cider_d: float
+    """x100, as bleu_4 and rouge_l."""
+    bleu_4: float
+    rouge_l: float
+    trained_parameters: int
+    """Parameters that gradient steps on the support changed."""
+    deployed_parameters: int
+    """Parameters that must be kept for this modality beside the frozen models."""
+    seconds: float
+    """Wall-clock from the support set to a method ready to caption."""
+    per_attribute: dict[str, float]
+    samples: SampleScores
+
+
+def score_captions(
+    *,
+    dataset: str,
+    encoder: str,
+    method: str,
+    shots: int,
+    draw: int,
+    ids: Sequence[str],
+    captions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    truths: Sequence[Mapping[str, str]],
+    vocabulary: Mapping[str, AbstractSet[str]],
+    trained_parameters: int,
+    deployed_parameters: int,
+    seconds: float,
+) -> Result:
+    """Score one method's captions; an empty `vocabulary` means a dataset without attributes."""
+    if len(ids) != len(captions):
+        raise ValueError(f"{dataset}: need one caption an id, got {len(captions)} for {len(ids)}")
+    scores = caption_metrics(captions, references)
+    attributes = attribute_accuracy(captions, truths, vocabulary) if vocabulary else None
+    return Result(
+        dataset=dataset,
+        encoder=encoder,
+        method=method,
+        shots=shots,
+        draw=draw,
+        attribute_accuracy=attributes.mean if attributes else None,
+        cider_d=scores.cider_d,
+        bleu_4=scores.bleu_4,
+        rouge_l=scores.rouge_l,
+        trained_parameters=trained_parameters,
+        deployed_parameters=deployed_parameters,
+        seconds=seconds,
+        per_attribute=attributes.per_attribute if attributes else {},
+        samples=SampleScores(
+            ids=tuple(ids),
+            captions=tuple(captions),
+            references=tuple(texts[0] for texts in references),
+            attribute_accuracy=attributes.per_sample if attributes else None,
+            cider_d=scores.cider_d_per_sample,
+        ),
+    )
+
+
+def save_results(directory: Path, results: Sequence[Result]) -> None:
+    """Write both Parquet files."""
+    rows = [
+        {name: getattr(result, name) for name in _RESULTS_SCHEMA.names}
+        | {"per_attribute": list(result.per_attribute.items())}
+        for result in results
+    ]
+    samples = pa.concat_tables(_sample_rows(number, result) for number, result in enumerate(results))
+    pq.write_table(pa.Table.from_pylist(rows, schema=_RESULTS_SCHEMA), directory / RESULTS_FILE)
+    pq.write_table(samples, directory / SAMPLES_FILE)
+
+
+def load_results(directory: Path) -> list[Result]:
+    """Read back what `save_results` wrote."""
+    for name in (RESULTS_FILE, SAMPLES_FILE):
+        if not (directory / name).is_file():
+            raise ValueError(f"{directory / name} is missing; run `python -m jobs.evaluate` first")
+    rows = pq.read_table(directory / RESULTS_FILE).to_pylist()
+    samples = pq.read_table(directory / SAMPLES_FILE)
+    # Rows of one result lie together, in the order of the results.
+    counts = np.bincount(samples["result"].to_numpy(), minlength=len(rows))
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return [
+        Result(
+            **row | {"per_attribute": dict(row["per_attribute"])},
+            samples=_samples_of(samples.slice(int(start), int(count))),
+        )
+        for row, start, count in zip(rows, starts[:-1], counts, strict=True)
+    ]
+
+
+def caption_table(results: Iterable[Result], samples: int) -> dict[str, list[Any]]:
+    """Columns of the first `samples` captions of every dataset, encoder, method and size, from its first draw."""
+    columns: dict[str, list[Any]] = {name: [] for name in _SAMPLES_SCHEMA.names if name != "result"}
+    for result in results:
+        if result.draw == 0:
+            shown = _sample_rows(0, result).slice(0, samples)
+            for name, values in columns.items():
+                values.extend(shown[name].to_pylist())
+    return columns
+
+
+def _sample_rows(number: int, result: Result) -> pa.Table:
+    samples, count = result.samples, len(result.samples.ids)
+    accuracy = samples.attribute_accuracy
+    columns: dict[str, Any] = {"result": np.full(count, number)}
+    columns |= {name: [getattr(result, name)] * count for name in _KEY}
+    columns |= {"id": samples.ids, "caption": samples.captions, "reference": samples.references}
+    columns |= {
+        "attribute_accuracy": pa.nulls(count, pa.float64()) if accuracy is None else accuracy,
+        "cider_d": samples.cider_d,
+    }
+    return pa.table(columns, schema=_SAMPLES_SCHEMA)
+
+
+def _samples_of(rows: pa.Table) -> SampleScores:
+    accuracy = rows["attribute_accuracy"]
+    return SampleScores(
+        ids=tuple(rows["id"].to_pylist()),
+        captions=tuple(rows["caption"].to_pylist()),
+        references=tuple(rows["reference"].to_pylist()),
+        attribute_accuracy=None if accuracy.null_count else accuracy.to_numpy(),
+        cider_d=rows["cider_d"].to_numpy(),
+    )
