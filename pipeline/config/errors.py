@@ -78,17 +78,21 @@ def _unknown_key(location: Sequence[str | int], root: type[Any]) -> str:
 
 
 def _section_at(root: type[Any], location: Sequence[str | int]) -> type[Any] | None:
-    section: type[Any] | None = root
+    hint: Any = root
     for step in location:
-        if isinstance(step, int):
-            continue  # an index into a tuple of sections: the hint's element was already taken
-        section = _section_of(get_type_hints(section).get(step), through_tuples=True) if section else None
-    return section
+        section = _section_of(hint)
+        # In a container the step is an index or a key, and the element's type is its last argument.
+        hint = get_type_hints(section).get(str(step)) if section else _arguments(hint)[-1]
+    return _section_of(hint)
 
 
-def _section_of(hint: Any, *, through_tuples: bool = False) -> type[Any] | None:
-    if isinstance(hint, type) and is_dataclass(hint):
-        return hint
-    if get_origin(hint) in (types.UnionType, Union) or (through_tuples and get_origin(hint) is tuple):
+def _section_of(hint: Any) -> type[Any] | None:
+    if isinstance(hint, type):
+        return hint if is_dataclass(hint) else None
+    if get_origin(hint) in (types.UnionType, Union):
         return next((section for section in map(_section_of, get_args(hint)) if section is not None), None)
     return None
+
+
+def _arguments(hint: Any) -> list[Any]:
+    return [argument for argument in get_args(hint) if argument is not Ellipsis] or [None]

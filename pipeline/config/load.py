@@ -27,7 +27,7 @@ def load_config(
     *, preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = ()
 ) -> ExperimentConfig:
     """Resolve a configuration; later sources win: preset, then file, then overrides in their order."""
-    from_file = _read_yaml(file) if file is not None else {}
+    from_file = read_yaml(file) if file is not None else {}
     named = from_file.pop("preset", None)
     if named is not None and preset is not None and named != preset:
         raise ConfigError(f"preset: the command line says {preset!r}, {file} says {named!r}: give one of them")
@@ -59,6 +59,18 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, Mapping) and value
         flat.update(flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
     return flat
+
+
+def read_yaml(file: Path) -> Tree:
+    """The mapping that a YAML file holds."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    tree = _parse_yaml(text, str(file))
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file} must hold a mapping of sections, got {type(tree).__name__}")
+    return tree
 
 
 @cache
@@ -94,17 +106,6 @@ def _parse_override(text: str) -> Tree:
     if not equals or not all(path.strip().split(".")):
         raise ConfigError(f"override {text!r} is not of the form a.b=value")
     return _nested(path.strip(), _parse_yaml(value, f"override {text!r}"))
-
-
-def _read_yaml(file: Path) -> Tree:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {file} cannot be read: {error}") from None
-    tree = _parse_yaml(text, f"config file {file}")
-    if not isinstance(tree, dict):
-        raise ConfigError(f"config file {file} must hold a mapping of sections, got {type(tree).__name__}")
-    return tree
 
 
 def _parse_yaml(text: str, where: str) -> Any:

@@ -30,10 +30,11 @@ MethodName = Literal[
     "constant",
 ]
 
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+"""Rules of every section: no unknown keys, no infinities."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class SourceConfig:
     """Where raw samples lie and which of their fields mean what."""
 
@@ -55,7 +56,7 @@ class SourceConfig:
     """Columns carried into the shards and scored by exact attribute accuracy."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class EncoderConfig:
     """A frozen encoder, loaded by `transformers` Auto classes."""
 
@@ -73,7 +74,7 @@ class EncoderConfig:
     """Samples a forward pass."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DatasetConfig:
     """One modality: its samples, its encoders and the role it plays."""
 
@@ -93,7 +94,7 @@ class DatasetConfig:
     """Instruction whose text embedding conditions the hypernetwork."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ExtractConfig:
     """Stage `extract_embeddings`: Ray Data to Arrow shards."""
 
@@ -111,7 +112,7 @@ class ExtractConfig:
     """GPUs (or a fraction of one) reserved by an encoder actor."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class LLMConfig:
     """The frozen causal language model and its prompt."""
 
@@ -133,7 +134,7 @@ class LLMConfig:
         return self
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ProjectorConfig:
     """The shared projector, METHOD section 1: Linear -> GELU(tanh) -> dropout -> Linear."""
 
@@ -147,7 +148,7 @@ class ProjectorConfig:
     """Dropout between the layers."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimConfig:
     """AdamW with linear warm-up and cosine decay to zero."""
 
@@ -171,7 +172,7 @@ class OptimConfig:
         return self
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class PretrainConfig:
     """Stage `pretrain_projector`, METHOD section 2.1."""
 
@@ -185,7 +186,7 @@ class PretrainConfig:
     """Largest relative norm of Gaussian noise put on text embeddings, so that the text path tolerates inexact ones."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class EpisodeConfig:
     """How one episode (one synthetic modality) is drawn, METHOD section 2.2."""
 
@@ -199,7 +200,7 @@ class EpisodeConfig:
     """Modalities are drawn in proportion to size ** this; 0: uniformly."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class HypernetConfig:
     """The hypernetwork."""
 
@@ -221,7 +222,7 @@ class HypernetConfig:
     """False hides the captions from the hypernetwork (ablation)."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class MetaConfig:
     """Stage `meta_train`, METHOD section 2.2."""
 
@@ -235,7 +236,7 @@ class MetaConfig:
     """Updates between checkpoints."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class FinetuneConfig:
     """Gradient steps on a support set, and how their number is chosen (inside the support set only)."""
 
@@ -249,7 +250,7 @@ class FinetuneConfig:
     """Decoupled weight decay."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class IntegrateConfig:
     """Stage `integrate`: support set to merged projector, METHOD section 2.3."""
 
@@ -263,7 +264,7 @@ class IntegrateConfig:
     """Largest support the hypernetwork reads at once; adapters of several chunks are averaged."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluateConfig:
     """Stage `evaluate`: methods, test rows and intervals."""
 
@@ -285,7 +286,7 @@ class EvaluateConfig:
     """Level of every interval."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class RuntimeConfig:
     """Ray and the training engine."""
 
@@ -307,7 +308,7 @@ class RuntimeConfig:
     """Restarts of a training worker group before the run fails."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrackingConfig:
     """MLflow."""
 
@@ -319,7 +320,7 @@ class TrackingConfig:
     """MLflow experiment."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class MiniatureConfig:
     """Size of the generated miniature suite."""
 
@@ -335,7 +336,7 @@ class MiniatureConfig:
     """Seed of the generators; independent of the run's seed."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ExperimentConfig:
     """Everything that decides a run."""
 
