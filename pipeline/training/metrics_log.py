@@ -7,7 +7,7 @@ and what a tracking server missed is still on disk.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,30 @@ class MetricsLog:
 
     def read(self) -> list[Record]:
         """All records."""
-        return list(self._records(0)) if self.path.exists() else []
+        return MetricsFollower(self.path).poll()
 
-    def follow(self, position: int) -> tuple[list[Record], int]:
-        """Records behind byte `position`, and the position behind them; (all, new end) where the file was cut."""
-        if not self.path.exists():
-            return [], 0
-        if self.path.stat().st_size < position:
-            position = 0
-        with self.path.open("rb") as handle:
-            handle.seek(position)
+
+class MetricsFollower:
+    """Reads what was appended since the last look; starts over where the file was replaced (a resumed run)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inode, self._position, self._seen = -1, 0, -1
+
+    def poll(self) -> list[Record]:
+        """New records, each step once."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as handle:
+            inode = os.fstat(handle.fileno()).st_ino
+            if inode != self._inode:
+                self._inode, self._position = inode, 0
+            handle.seek(self._position)
             text = handle.read()
         complete = text[: text.rfind(b"\n") + 1]
-        return [json.loads(line) for line in complete.splitlines()], position + len(complete)
-
-    def _records(self, position: int) -> Iterator[Record]:
-        yield from self.follow(position)[0]
+        self._position += len(complete)
+        records = [json.loads(line) for line in complete.splitlines()]
+        fresh = [record for record in records if record["step"] > self._seen]
+        if fresh:
+            self._seen = fresh[-1]["step"]
+        return fresh

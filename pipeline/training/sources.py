@@ -87,6 +87,7 @@ def open_splits(config: ExperimentConfig, root: Path, run_dir: Path, *, role: st
             continue
         for encoder in dataset_config.encoders:
             dataset = EmbeddingDataset(embeddings_dir(run_dir, dataset_config, encoder))
+            _check_text_width(dataset, config, dataset_config.name)
             opened.append(
                 SplitRows(
                     modality=dataset_config.name,
@@ -97,3 +98,12 @@ def open_splits(config: ExperimentConfig, root: Path, run_dir: Path, *, role: st
                 )
             )
     return opened
+
+
+def _check_text_width(dataset: EmbeddingDataset, config: ExperimentConfig, name: str) -> None:
+    if dataset.manifest.text_width != config.projector.input_width:
+        raise ValueError(
+            f"projector.input_width={config.projector.input_width}, but the text embeddings of {name!r} have width "
+            f"{dataset.manifest.text_width} ({config.text_encoder.path}): set projector.input_width to the text "
+            "encoder's width, or extract the embeddings with the text encoder that the checkpoint was trained with"
+        )

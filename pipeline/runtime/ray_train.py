@@ -1,0 +1,171 @@
+"""Training stages on Ray Train, or in this process: one call, two carriers.
+
+In: a stage's name and the configuration.  Out: the stage's files, written by the worker of rank 0.
+
+Workers write checkpoints and metrics to the run's folder themselves (it must be shared between nodes); this process
+follows the metrics file for progress. So no step waits for `ray.train.report`, and a killed driver loses nothing: the
+same command finds the newest checkpoint, on any number of workers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config.schema import ExperimentConfig, OptimConfig
+from pipeline.runtime.session import Session, fitting, ray_session
+from pipeline.training.context import LocalContext, TrainContext
+from pipeline.training.engine import Engine, LocalEngine
+from pipeline.training.loop import TrainingDivergedError
+from pipeline.training.metrics_log import MetricsFollower, Record
+from pipeline.training.stages import METRICS, StageName, run_stage
+
+OnRecord = Callable[[Record], None]
+_POLL_S = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageJob:
+    """What a training worker needs to know."""
+
+    stage: StageName
+    """Which stage."""
+    config: ExperimentConfig
+    """The resolved configuration."""
+    root: Path
+    """The project's root, as the driver sees it."""
+    run_dir: Path
+    """Folder of the run, shared by all nodes."""
+    fingerprint: str
+    """Identity of the stage's result; checkpoints of another one are not resumed."""
+
+
+class DistributedContext:
+    """A worker of a `torch.distributed` group."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.rank = torch.distributed.get_rank()
+        self.world_size = torch.distributed.get_world_size()
+        self.device = device
+
+    def mean(self, value: Tensor) -> float:
+        """Mean over the workers, by an all-reduce."""
+        total = value.detach().clone()
+        torch.distributed.all_reduce(total)
+        return float(total) / self.world_size
+
+    def barrier(self) -> None:
+        """Wait for all workers."""
+        torch.distributed.barrier()
+
+
+def train_stage(job: StageJob, *, on_record: OnRecord, verbose: bool = False) -> None:
+    """Run a training stage to its end; `on_record` sees every step's metrics once."""
+    with _following(job.run_dir / job.stage / METRICS, on_record):
+        if job.config.runtime.engine == "local":
+            _run(job, LocalContext(), LocalEngine)
+        else:
+            with ray_session(job.config.runtime, root=job.root, verbose=verbose) as session:
+                _train_on_ray(job, session)
+
+
+def _train_on_ray(job: StageJob, session: Session) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    runtime = job.config.runtime
+    workers = fitting(runtime.workers, session=session, cpus=runtime.cpus_per_worker, gpus=runtime.gpus_per_worker)
+    resources = {"CPU": runtime.cpus_per_worker}
+    if runtime.gpus_per_worker:
+        resources["GPU"] = runtime.gpus_per_worker
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=bool(runtime.gpus_per_worker), resources_per_worker=resources
+        ),
+        torch_config=TorchConfig(backend="nccl" if runtime.gpus_per_worker else "gloo"),
+        run_config=RunConfig(
+            name=job.stage,
+            storage_path=str(job.run_dir / "ray"),
+            failure_config=FailureConfig(max_failures=runtime.max_failures, controller_failure_limit=2),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        raise RuntimeError(
+            f"{job.stage}: training failed after {runtime.max_failures} restarts ({_last_line(error)}); "
+            "the last checkpoint is kept, the same command continues from it"
+        ) from error
+    if result.return_value is not None:
+        raise ValueError(result.return_value)
+
+
+def _worker(settings: dict[str, Any]) -> str | None:
+    """Body of a Ray Train worker; returns what the user must mend, which no restart would."""
+    import ray.train.torch
+
+    from pipeline.runtime.deepspeed_engine import DeepSpeedEngine
+
+    job: StageJob = settings["job"]
+    runtime = job.config.runtime
+    torch.set_num_threads(runtime.threads_per_worker)
+
+    def engine(module: nn.Module, optim: OptimConfig) -> Engine:
+        return DeepSpeedEngine(module, optim, zero_stage=runtime.zero_stage)
+
+    try:
+        _run(job, DistributedContext(ray.train.torch.get_device()), engine)
+    except (ValueError, FileNotFoundError, TrainingDivergedError) as error:
+        return str(error)
+    return None
+
+
+def _run(job: StageJob, context: TrainContext, engine: Callable[[nn.Module, OptimConfig], Engine]) -> None:
+    run_stage(job.stage, job.config, job.root, job.run_dir, context, engine, stage_fingerprint=job.fingerprint)
+
+
+@contextmanager
+def _following(path: Path, on_record: OnRecord) -> Iterator[None]:
+    """Hand the log's records to `on_record` from a thread while the block runs, each step once."""
+    stop = threading.Event()
+    failures: list[Exception] = []
+
+    def follow() -> None:
+        follower = MetricsFollower(path)
+        while True:
+            last_round = stop.is_set()
+            for record in follower.poll():
+                on_record(record)
+            if last_round:
+                return
+            stop.wait(_POLL_S)
+
+    def guarded() -> None:
+        try:
+            follow()
+        except Exception as error:  # noqa: BLE001 - handed to the caller below
+            failures.append(error)
+
+    thread = threading.Thread(target=guarded, name="metrics-follower", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
