@@ -7,8 +7,8 @@ Colours are from the Okabe-Ito palette, which colour-blind readers can tell apar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from pipeline.evaluation.summary import LABELS, Cell, Summary
 _BLUE, _SKY, _GREY = "#0072B2", "#56B4E9", "#666666"
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _INK, _FAINT = "#222222", "#DDDDDD"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -71,7 +71,11 @@ def plot_accuracy(summary: Summary, shots: int, path: Path) -> None:
     columns = min(len(panels), _PANEL_COLUMNS)
     rows = math.ceil(len(panels) / columns)
     with _figure(
-        rows, columns, figsize=(2.2 + 3.1 * columns, 0.9 + rows * (0.75 + 0.27 * len(methods))), sharex=True, sharey=True
+        rows,
+        columns,
+        figsize=(max(2.2 + 3.1 * columns, 7.0), 0.9 + rows * (0.75 + 0.27 * len(methods))),
+        sharex=True,
+        sharey=True,
     ) as (figure, axes):
         for axis, (title, estimates) in zip(axes.flat, panels, strict=False):
             _panel(axis, title, methods, estimates, summary.focus, exact)
@@ -104,16 +108,22 @@ def plot_curves(curves: Sequence[Curve], title: str, path: Path, *, ylabel: str 
         figure.savefig(path)
 
 
-def smooth(values: Scores, window: float = 0.04) -> Scores:
-    """Exponential mean over about `window` of the curve, without the bias of its start; gaps (NaN) are skipped."""
-    keep = 1.0 - 1.0 / max(2.0, window * len(values))
-    smoothed = np.empty_like(values)
-    total = weight = 0.0
-    for index, value in enumerate(values):
-        if math.isfinite(value):
-            total = keep * total + (1.0 - keep) * value
-            weight = keep * weight + (1.0 - keep)
-        smoothed[index] = total / weight if weight else math.nan
+def smooth(values: Scores, window: float = 0.02) -> Scores:
+    """Gaussian mean, centred so that it does not lag, of standard deviation `window` (share of the curve).
+
+    One or two wild steps leave no bump (a running median of five goes first); NaN is bridged by its neighbours.
+    """
+    known = np.isfinite(values)
+    if not known.any():
+        return np.full(len(values), np.nan)
+    steps = np.arange(len(values))
+    filled = np.interp(steps, steps[known], values[known])
+    calm = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(filled, 2, mode="edge"), 5), axis=1)
+    width = max(window * len(values), 1.0)
+    reach = math.ceil(3 * width)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+    sums, weights = (np.convolve(signal, kernel)[reach : reach + len(values)] for signal in (calm, np.ones(len(calm))))
+    smoothed: Scores = sums / weights
     return smoothed
 
 
@@ -164,5 +174,12 @@ def _estimate(cell: Cell, exact: bool) -> Estimate | None:
     return cell.attribute_accuracy if exact else cell.cider_d
 
 
-class _figure(AbstractContextManager[tuple[Any, Any]]):  # noqa: N801 - reads as the function it is
-    """A figure without the global state of pyplot, so that worker threads may plot too."""
+@contextmanager
+def _figure(rows: int, columns: int, figsize: tuple[float, float], **axes: Any) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes, without pyplot: that would pick a GUI backend and keep every figure alive."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure  # a second to import, so only where something is drawn
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=figsize, layout="constrained")
+        yield figure, figure.subplots(rows, columns, squeeze=False, **axes)

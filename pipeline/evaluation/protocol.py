@@ -32,10 +32,6 @@ class Estimate:
     low: float
     high: float
 
-    def scaled(self, factor: float) -> Estimate:
-        """The same estimate in another unit (factor > 0)."""
-        return Estimate(self.mean * factor, self.low * factor, self.high * factor)
-
 
 def draw_support(rows: Rows, shots: int, seed: int, draw: int, *, dataset: str = "dataset") -> Rows:
     """`shots` distinct rows out of `rows`, the same for every method and encoder, whatever the order of `rows`.

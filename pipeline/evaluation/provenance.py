@@ -6,7 +6,7 @@ In: the project's root; the process tree below this process.  Out: a `Commit`, a
 from __future__ import annotations
 
 import os
-import resource
+import re
 import subprocess
 import threading
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ class PeakRss:
 
     A thread adds up the resident sets every `interval_s`.  Ray's head, raylet and workers count where this process
     started them.  Pages that processes share (Ray's object store) count in each of them, so the figure errs upwards.
-    A spike of a single process between two samples is caught by the kernel's own high-water mark.
+    A spike of this process between two samples is caught by the kernel's own high-water mark.
     """
 
     def __init__(self, interval_s: float = 0.5) -> None:
@@ -83,7 +83,7 @@ class PeakRss:
         return self._peak
 
     def __enter__(self) -> Self:
-        self._before = _high_water_marks()
+        self._mark = _high_water_mark()
         self._sample()
         self._thread.start()
         return self
@@ -94,9 +94,9 @@ class PeakRss:
         self._stop.set()
         self._thread.join()
         self._sample()
-        for before, after in zip(self._before, _high_water_marks(), strict=True):
-            if after > before:  # else the mark was set before this block
-                self._peak = max(self._peak, after)
+        mark = _high_water_mark()
+        if mark > self._mark:  # else it was set before this block
+            self._peak = max(self._peak, mark)
 
     def _watch(self) -> None:
         while not self._stop.wait(self._interval_s):
@@ -113,9 +113,15 @@ class PeakRss:
         self._peak = max(self._peak, total)
 
 
-def _high_water_marks() -> tuple[int, int]:
-    """Largest resident set that this process, and any one ended child of it, ever had, in bytes."""
-    return (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
-    )
+def _high_water_mark() -> int:
+    """Largest resident set that this process ever had, in bytes; 0 where the system does not tell.
+
+    Not `getrusage`: its figure also holds what the parent had when it forked, so a small job started by a large
+    process would be charged with that one's memory.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    match = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0

@@ -117,8 +117,11 @@ class IntervalSettings:
         return paired_difference(method, baseline, resamples=self.resamples, confidence=self.confidence, seed=self.seed)
 
 
+DEFAULT_INTERVALS = IntervalSettings()
+
+
 def summarise(
-    results: Sequence[Result], *, focus: str = "semi", settings: IntervalSettings = IntervalSettings()
+    results: Sequence[Result], *, focus: str = "semi", settings: IntervalSettings = DEFAULT_INTERVALS
 ) -> Summary:
     """Group `results` by dataset, method and support size; `focus` is compared with every other method."""
     if not results:
@@ -192,10 +195,12 @@ def _matrices(by_dataset: Iterable[Sequence[Result]], metric: Metric) -> list[Sc
 def _matrix(group: Sequence[Result], metric: Metric) -> Scores | None:
     by_encoder: dict[str, dict[int, Result]] = {}
     for result in group:
-        if by_encoder.setdefault(result.encoder, {}).setdefault(result.draw, result) is not result:
+        of_encoder = by_encoder.setdefault(result.encoder, {})
+        if result.draw in of_encoder:
             raise ValueError(f"{_name(result)}: two results for draw {result.draw} of encoder {result.encoder}")
         if result.samples.ids != group[0].samples.ids:
             raise ValueError(f"{_name(result)}: draws and encoders must be scored on the same test samples")
+        of_encoder[result.draw] = result
     draws = sorted(by_encoder[group[0].encoder])
     if any(sorted(results) != draws for results in by_encoder.values()):
         raise ValueError(f"{_name(group[0])}: every encoder needs the same draws {draws}")

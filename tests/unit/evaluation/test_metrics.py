@@ -1,0 +1,121 @@
+"""Caption metrics against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from pipeline.evaluation.metrics import caption_metrics, tokenize
+
+
+def test_tokens_are_lower_case_words_with_inner_hyphens_apostrophes_and_decimals() -> None:
+    assert tokenize("The dog's well-lit, 3.5 m tall; CAFÉ (naïve) -- end.") == [
+        "the", "dog's", "well-lit", "3.5", "m", "tall", "café", "naïve", "end",
+    ]  # fmt: skip
+    assert tokenize(" .,;! ") == []
+
+
+def test_cider_d_of_a_perfect_and_a_wrong_caption() -> None:
+    # idf: "a" is in both reference sets (0), "b", "c", "a b" and "a c" in one of two (log 2).  The first caption agrees
+    # on 1- and 2-grams and there are no longer ones: (1 + 1 + 0 + 0) / 4.  The second shares only "a", which weighs 0.
+    scores = caption_metrics(["a b", "a b"], [["a b"], ["a c"]])
+    assert scores.cider_d_per_sample == pytest.approx([500.0, 0.0])
+    assert scores.cider_d == pytest.approx(250.0)
+
+
+def test_cider_d_clips_repeated_words() -> None:
+    # "b b" has weight 2 on b, the reference 1: min(2, 1) * 1 / (2 * 1) = 1/2 on 1-grams, nothing on 2-grams.
+    # Without the clipping of CIDEr-D the cosine would be 1.
+    scores = caption_metrics(["b b", "a c"], [["a b"], ["a c"]])
+    assert scores.cider_d_per_sample[0] == pytest.approx(1000.0 * 0.5 / 4)
+
+
+def test_cider_d_penalises_another_length() -> None:
+    # "b" agrees on the 1-grams; lengths are counted in 2-grams, 0 against 1: exp(-1 / (2 * 6^2)).
+    scores = caption_metrics(["b", "a c"], [["a b"], ["a c"]])
+    assert scores.cider_d_per_sample[0] == pytest.approx(1000.0 * math.exp(-1 / 72) / 4)
+
+
+def test_cider_d_is_a_mean_over_references() -> None:
+    scores = caption_metrics(["a b", "a c"], [["a b", "z z"], ["a c"]])
+    assert scores.cider_d_per_sample == pytest.approx([250.0, 500.0])
+
+
+def test_cider_d_of_identical_long_captions_is_1000() -> None:
+    texts = ["one two three four five", "six seven eight nine ten"]
+    assert caption_metrics(texts, [[text] for text in texts]).cider_d == pytest.approx(1000.0)
+
+
+def test_one_sample_has_no_idf_so_cider_d_is_zero_but_the_rest_is_not() -> None:
+    scores = caption_metrics(["one two three four"], [["one two three four"]])
+    assert (scores.cider_d, scores.bleu_4, scores.rouge_l) == pytest.approx((0.0, 100.0, 100.0))
+
+
+def test_bleu_4_by_hand() -> None:
+    # Precisions 5/6, 3/5, 2/4, 1/3; equal lengths.
+    scores = caption_metrics(["the cat sat on the mat", "w"], [["the cat sat on a mat"], ["w"]])
+    clipped = (6 / 7, 3 / 5, 2 / 4, 1 / 3)  # corpus counts: the second sample adds one matching 1-gram of one
+    assert scores.bleu_4 == pytest.approx(100 * math.prod(clipped) ** 0.25)
+
+
+def test_bleu_4_punishes_brevity_against_the_closest_reference() -> None:
+    scores = caption_metrics(["a b c d"], [["a b c d e", "a b c d e f g h"]])
+    assert scores.bleu_4 == pytest.approx(100 * math.exp(1 - 5 / 4))
+
+
+def test_bleu_4_allows_a_different_number_of_references() -> None:
+    # A missing reference must not pass for an empty one, whose length 0 would be closest to a short caption's.
+    scores = caption_metrics(["a b c d", "e f g h"], [["a b c d e f g h i j k l"], ["e f g h", "x"]])
+    assert scores.bleu_4 == pytest.approx(100 * math.exp(1 - 16 / 8))
+
+
+def test_bleu_4_is_not_smoothed() -> None:
+    assert caption_metrics(["a b c x"], [["a b c d"]]).bleu_4 == 0.0
+
+
+def test_rouge_l_by_hand_takes_the_best_reference() -> None:
+    # Longest common subsequence of 5 words of 6 and 6: F1 = 5/6.
+    scores = caption_metrics(["the cat sat on the mat"], [["nothing here", "the cat sat on a mat"]])
+    assert scores.rouge_l == pytest.approx(100 * 5 / 6)
+
+
+def test_rouge_l_sees_words_that_are_not_ascii() -> None:
+    assert caption_metrics(["ähnlich"], [["ähnlich"]]).rouge_l == pytest.approx(100.0)
+    assert caption_metrics(["ähnlich"], [["hnlich"]]).rouge_l == 0.0
+
+
+def test_empty_captions_score_zero() -> None:
+    scores = caption_metrics(["", "..."], [["a b c d"], ["e f g h"]])
+    assert (scores.cider_d, scores.bleu_4, scores.rouge_l) == (0.0, 0.0, 0.0)
+    assert scores.cider_d_per_sample.shape == (2,)
+
+
+def test_case_and_punctuation_do_not_count() -> None:
+    plain = caption_metrics(["a red dog runs", "x"], [["a red dog runs"], ["y"]])
+    typed = caption_metrics(["A red dog, runs!", "x"], [["a red dog runs ."], ["y"]])
+    assert (plain.cider_d, plain.bleu_4, plain.rouge_l) == (typed.cider_d, typed.bleu_4, typed.rouge_l)
+    assert np.array_equal(plain.cider_d_per_sample, typed.cider_d_per_sample)
+
+
+def test_order_of_samples_does_not_matter() -> None:
+    captions, references = ["a b", "c d e", "f"], [["a b"], ["c d"], ["f g"]]
+    forward, backward = caption_metrics(captions, references), caption_metrics(captions[::-1], references[::-1])
+    assert forward.cider_d_per_sample == pytest.approx(backward.cider_d_per_sample[::-1])
+
+
+@pytest.mark.parametrize(
+    ("captions", "references", "message"),
+    [
+        ([], [], "got 0, 0"),
+        (["a"], [["a"], ["b"]], "got 1, 2"),
+        (["a"], ["a"], "sequence of sequences of strings"),
+        ("a", [["a"]], "sequence of strings"),
+        (["a", "b"], [["a"], []], r"references\[1\] is \[\]"),
+        (["a"], [["..."]], r"references\[0\] is \['\.\.\.'\]; at least one must contain a word"),
+    ],
+)
+def test_unusable_input_is_refused(captions: list[str], references: list[list[str]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        caption_metrics(captions, references)

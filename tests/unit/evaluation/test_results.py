@@ -1,0 +1,175 @@
+"""Result rows, their files, and the summary made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.evaluation.protocol import paired_difference
+from pipeline.evaluation.results import Result, caption_table, load_results, save_results, score_captions
+from pipeline.evaluation.summary import DEFAULT_INTERVALS, IntervalSettings, summarise
+
+MakeResults = Callable[..., list[Result]]
+QUICK = IntervalSettings(resamples=200)
+
+
+def same(one: Result, other: Result) -> bool:
+    for field in dataclasses.fields(Result):
+        if field.name != "samples" and getattr(one, field.name) != getattr(other, field.name):
+            return False
+    ours, theirs = one.samples, other.samples
+    if (ours.ids, ours.captions, ours.references) != (theirs.ids, theirs.captions, theirs.references):
+        return False
+    if (ours.attribute_accuracy is None) != (theirs.attribute_accuracy is None):
+        return False
+    equal = np.array_equal(ours.cider_d, theirs.cider_d)
+    if ours.attribute_accuracy is not None and theirs.attribute_accuracy is not None:
+        equal = equal and np.array_equal(ours.attribute_accuracy, theirs.attribute_accuracy)
+    return equal
+
+
+def test_results_survive_the_disk_exactly(results: list[Result], tmp_path: Path) -> None:
+    save_results(tmp_path, results)
+    loaded = load_results(tmp_path)
+    assert len(loaded) == len(results)
+    assert all(same(one, other) for one, other in zip(results, loaded, strict=True))
+
+
+def test_a_dataset_without_attributes_survives_too(make_results: MakeResults, tmp_path: Path) -> None:
+    plain = make_results(attributes=False)
+    save_results(tmp_path, plain)
+    loaded = load_results(tmp_path)
+    assert loaded[0].attribute_accuracy is None
+    assert loaded[0].per_attribute == {}
+    assert all(same(one, other) for one, other in zip(plain, loaded, strict=True))
+
+
+def test_files_are_plain_tables_that_anything_can_read(results: list[Result], tmp_path: Path) -> None:
+    save_results(tmp_path, results)
+    frame = pq.read_table(tmp_path / "samples.parquet").to_pandas()
+    of_one = frame[(frame.encoder == "imu-b") & (frame.method == "scratch") & (frame.draw == 1)]
+    (result,) = [r for r in results if (r.encoder, r.method, r.draw) == ("imu-b", "scratch", 1)]
+    assert of_one.attribute_accuracy.mean() == pytest.approx(result.attribute_accuracy)
+    assert of_one.caption.tolist() == list(result.samples.captions)
+
+
+def test_missing_files_say_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"results\.parquet is missing; run `python -m jobs.evaluate` first"):
+        load_results(tmp_path)
+
+
+def test_caption_table_shows_the_first_samples_of_the_first_draw(results: list[Result]) -> None:
+    columns = caption_table(results, samples=2)
+    assert len({len(values) for values in columns.values()}) == 1
+    assert len(columns["caption"]) == 2 * 4 * 3  # samples, encoders, methods
+    assert set(columns["draw"]) == {0}
+    assert columns["caption"][:2] == list(results[0].samples.captions[:2])
+
+
+def test_one_caption_an_id() -> None:
+    with pytest.raises(ValueError, match="satellite: need one caption an id, got 1 for 2"):
+        score_captions(
+            dataset="satellite", encoder="a", method="semi", shots=1, draw=0, ids=["1", "2"], captions=["x"],
+            references=[["x"]], truths=[{}], vocabulary={}, trained_parameters=0, deployed_parameters=0, seconds=0.0,
+        )  # fmt: skip
+
+
+def test_cells_average_draws_and_encoders(results: list[Result]) -> None:
+    summary = summarise(results, settings=QUICK)
+    cell = summary.cells["satellite", "semi", 32]
+    of_cell = [r for r in results if (r.dataset, r.method) == ("satellite", "semi")]
+    assert cell.attribute_accuracy is not None
+    assert cell.attribute_accuracy.mean == pytest.approx(np.mean([r.attribute_accuracy for r in of_cell]))
+    assert cell.cider_d.mean == pytest.approx(np.mean([r.cider_d for r in of_cell]))
+    assert cell.attribute_accuracy.low < cell.attribute_accuracy.mean < cell.attribute_accuracy.high
+    assert (cell.draws, cell.test_samples, cell.trained_parameters, cell.seconds) == (3, 24, 200, 1.5)
+    of_encoder = [r.attribute_accuracy for r in of_cell if r.encoder == "satellite-b" and r.attribute_accuracy]
+    assert cell.encoders["satellite-b"]["attribute_accuracy"] == pytest.approx(np.mean(of_encoder))
+    assert cell.per_attribute["size"] == pytest.approx(np.mean([r.per_attribute["size"] for r in of_cell]))
+
+
+def test_the_mean_weighs_modalities_equally(results: list[Result]) -> None:
+    summary = summarise(results, settings=QUICK)
+    cells = [summary.cells[dataset, "scratch", 32].cider_d.mean for dataset in ("satellite", "imu")]
+    assert summary.means["scratch", 32].cider_d.mean == pytest.approx(np.mean(cells))
+    assert summary.means["scratch", 32].datasets == ("satellite", "imu")
+
+
+def test_comparisons_are_paired_sample_by_sample(results: list[Result]) -> None:
+    summary = summarise(results, settings=QUICK)
+    assert [pair.baseline for pair in summary.comparisons] == ["semi_shuffled_text", "scratch"]
+    matrices = {
+        method: [
+            np.mean(
+                [
+                    [
+                        r.samples.cider_d
+                        for r in results
+                        if (r.dataset, r.encoder, r.method) == (dataset, f"{dataset}-{encoder}", method)
+                    ]
+                    for encoder in "ab"
+                ],
+                axis=0,
+            )
+            for dataset in ("satellite", "imu")
+        ]
+        for method in ("semi", "scratch")
+    }
+    expected = paired_difference(matrices["semi"], matrices["scratch"], resamples=200, confidence=0.95)
+    assert summary.comparisons[1].cider_d == expected
+    assert expected.low > 0
+
+
+def test_order_of_draws_does_not_matter(results: list[Result]) -> None:
+    reverse = sorted(results, key=lambda r: -r.draw)
+    assert summarise(results, settings=QUICK).means["semi", 32] == summarise(reverse, settings=QUICK).means["semi", 32]
+
+
+def test_a_size_that_one_modality_lacks_is_averaged_over_the_others(make_results: MakeResults) -> None:
+    rows = [*make_results(shots=(32, 64)), *make_results(datasets=("digits",), shots=(32,))]
+    summary = summarise(rows, settings=QUICK)
+    assert summary.means["semi", 64].datasets == ("satellite", "imu")
+    assert summary.means["semi", 32].datasets == ("satellite", "imu", "digits")
+    assert summary.shots == [32, 64]
+    assert summary.datasets == ["satellite", "imu", "digits"]
+
+
+def test_datasets_without_attributes_take_part_in_cider_only(make_results: MakeResults) -> None:
+    rows = [*make_results(datasets=("satellite",)), *make_results(datasets=("imu",), attributes=False)]
+    mean = summarise(rows, settings=QUICK).means["semi", 32]
+    with_attributes = summarise(make_results(datasets=("satellite",)), settings=QUICK).means["semi", 32]
+    assert mean.attribute_accuracy == with_attributes.attribute_accuracy
+    assert mean.cider_d != with_attributes.cider_d
+
+
+def test_an_unknown_focus_compares_nothing(results: list[Result]) -> None:
+    assert summarise(results, focus="other", settings=QUICK).comparisons == []
+
+
+def test_default_interval_settings_are_used() -> None:
+    assert (DEFAULT_INTERVALS.resamples, DEFAULT_INTERVALS.confidence) == (2000, 0.95)
+
+
+def test_results_that_do_not_fit_together_are_refused(make_results: MakeResults) -> None:
+    rows = make_results(datasets=("imu",))
+    with pytest.raises(ValueError, match="no results"):
+        summarise([])
+    with pytest.raises(ValueError, match="imu, semi, 32 shots: two results for draw 0 of encoder imu-a"):
+        summarise([*rows, rows[0]])
+    with pytest.raises(ValueError, match=r"every encoder needs the same draws \[1, 2\]"):
+        summarise(rows[1:])
+    with pytest.raises(ValueError, match="same test samples"):
+        summarise(
+            [
+                *make_results(datasets=("imu",), encoders=("a",)),
+                *make_results(datasets=("imu",), encoders=("b",), samples=5),
+            ]
+        )
+    with pytest.raises(ValueError, match="share no dataset"):
+        ours = [r for r in rows if r.method == "semi"]
+        summarise([*ours, *(r for r in make_results(datasets=("satellite",)) if r.method == "scratch")])
