@@ -106,12 +106,12 @@ def run_job(main: Callable[[], None]) -> NoReturn:
 def stage_progress(title: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
     """One progress line of a stage, with throughput and time left; a single closing line where there is no terminal."""
     columns = (
-        TextColumn("{task.description:<22}"),
+        TextColumn("{task.description:<22}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         _Throughput(unit),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
     started = time.monotonic()
     live = console.is_terminal
@@ -126,7 +126,7 @@ def stage_progress(title: str, total: int | None = None, unit: str = "") -> Iter
     seconds = time.monotonic() - started
     done, note = int(state.completed), state.fields["note"]
     figures = f"{done:,} {unit}".strip() + f"  {done / max(seconds, 1e-9):,.1f}/s" if done else ""
-    console.print(f"{title:<22} {seconds:7.1f} s  {figures}  {note}".rstrip())
+    console.print(f"{title:<22} {seconds:7.1f} s  {figures}  {note}".rstrip(), markup=False)
 
 
 class _Throughput(ProgressColumn):

@@ -68,13 +68,13 @@ def _problem(details: Mapping[str, Any], root: type[Any]) -> str:
 
 def _unknown_key(location: Sequence[str | int], root: type[Any]) -> str:
     *parents, key = location
-    where = ".".join(map(str, parents)) or "the configuration"
+    where = f"in {'.'.join(map(str, parents))}" if parents else "at the top level"
     valid = known_keys(root, parents)
     # The right name in the wrong section is as common a slip as a typo.
     elsewhere = [path for path in dotted_paths(root) if path.rpartition(".")[2] == key]
     nearest = difflib.get_close_matches(str(key), valid, n=1) or elsewhere[:1]
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return f"unknown key {key!r} in {where}: {hint}valid keys: {', '.join(valid)}"
+    return f"unknown key {key!r} {where}: {hint}valid keys: {', '.join(valid)}"
 
 
 def _section_at(root: type[Any], location: Sequence[str | int]) -> type[Any] | None:

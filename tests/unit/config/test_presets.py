@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from pipeline.config.load import load_config, to_yaml
+from pipeline.config.presets import PRESETS, build_preset
+from pipeline.config.schema import MethodName
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_builds_and_survives_yaml(name: str, tmp_path: Path) -> None:
+    config = build_preset(name)
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(file=file) == config == load_config(preset=name)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_has_data_for_every_stage(name: str) -> None:
+    config = build_preset(name)
+    for stage in ("pretrain", "meta"):
+        assert any(dataset.role == "train" and stage in dataset.stages for dataset in config.datasets)
+    assert any(dataset.role == "held_out" for dataset in config.datasets)
+    if config.pretrain.text_fraction > 0:
+        assert any(dataset.role == "text" for dataset in config.datasets)
+
+
+@pytest.mark.parametrize("name", ["miniature", "smoke"])
+def test_embedded_presets_read_only_what_the_suite_writes(name: str) -> None:
+    config = build_preset(name)
+    assert config.miniature is not None
+    for dataset in config.datasets:
+        assert dataset.source.path.startswith(f"{config.miniature.data_dir}/{dataset.name}/")
+        assert len(dataset.encoders) >= 2
+    assert set(config.evaluate.methods) == set(get_args(MethodName))
+
+
+def test_smoke_keeps_its_data_apart_from_the_demo() -> None:
+    smoke, demo = build_preset("smoke"), build_preset("miniature")
+    assert smoke.miniature is not None
+    assert demo.miniature is not None
+    assert smoke.miniature.data_dir != demo.miniature.data_dir
+    assert smoke.name != demo.name
+
+
+def test_paper_values() -> None:
+    config = build_preset("paper_llama1b")
+    assert (config.hypernet.rank, config.hypernet.alpha, config.hypernet.width) == (32, 32.0, 768)
+    assert config.projector.soft_tokens == 1
+    assert config.pretrain.batch_size == 32
+    assert config.meta.optim.steps == 2449
+    assert config.meta.episodes_per_step * config.episodes.queries == 160
+    assert config.episodes.support_shots == (128,)
+    assert config.integrate.shots == (32, 128, 512, 2048, 8192)
+    assert config.integrate.draws == 5
+    assert config.miniature is None
+    stages = {dataset.name: dataset.stages for dataset in config.datasets}
+    assert stages["coco"] == ("pretrain",)
+    assert stages["sharegpt4v"] == ("meta",)

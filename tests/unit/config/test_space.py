@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.errors import ConfigError
+from pipeline.config.load import override
+from pipeline.config.presets import build_preset
+from pipeline.config.space import Distribution, SearchSpace, load_space
+
+ROOT = Path(__file__).resolve().parents[3]
+BASE = build_preset("miniature")
+SHIPPED = sorted((ROOT / "tune_spaces").glob("*.yaml"))
+
+
+def parse(text: str, tmp_path: Path) -> SearchSpace:
+    file = tmp_path / "space.yaml"
+    file.write_text(text, encoding="utf-8")
+    return load_space(file, BASE)
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
+def test_shipped_space_fits_the_schema(file: Path) -> None:
+    space = load_space(file, BASE)
+    lowest = {path: distribution.extremes()[0] for path, distribution in space.space.items()}
+    highest = {path: distribution.extremes()[-1] for path, distribution in space.space.items()}
+    assert override(BASE, lowest) != override(BASE, highest)
+
+
+def test_every_kind_is_read(tmp_path: Path) -> None:
+    space = parse(
+        """
+        metric: loss
+        mode: min
+        samples: 3
+        space:
+          meta.optim.learning_rate: {loguniform: [1e-5, 1e-2]}
+          meta.optim.weight_decay: {uniform: [0, 0.5]}
+          hypernet.rank: {integers: [2, 8]}
+          hypernet.kind: {choice: [attention, equivariant]}
+          episodes.support_shots: {choice: [[8], [8, 16]]}
+        """,
+        tmp_path,
+    )
+    assert space.space["meta.optim.learning_rate"].loguniform == (1e-5, 1e-2)
+    assert space.space["meta.optim.weight_decay"].extremes() == (0.0, 0.5)
+    assert space.space["hypernet.rank"].extremes() == (2, 8)
+    assert space.space["episodes.support_shots"].choice == ((8,), (8, 16))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("meta.optim.learnin_rate: {uniform: [0.1, 1]}", "unknown key 'learnin_rate' in meta.optim: did you mean"),
+        (
+            "meta.optim.learning_rate: {logunifrm: [0.1, 1]}",
+            "unknown key 'logunifrm' in space.meta.optim.learning_rate",
+        ),
+        ("meta.optim.learning_rate: {loguniform: [0.0, 1]}", "loguniform must start above 0, got [0.0, 1.0]"),
+        ("meta.optim.learning_rate: {uniform: [1, 0.1]}", "uniform must be [lowest, highest] with lowest < highest"),
+        ("meta.optim.learning_rate: {}", "give exactly one of uniform, loguniform, integers, choice; got none"),
+        ("hypernet.rank: {integers: [1, 2], choice: [1, 2]}", "give exactly one of"),
+        ("hypernet.rank: {integers: [0, 4]}", "hypernet.rank: expected greater than 0, got 0 (int)"),
+        ("hypernet.rank: {uniform: [1, 4]}", "hypernet.rank: expected a valid integer, got 1.0 (float)"),
+        (
+            "hypernet.kind: {choice: [attention, mlp]}",
+            "hypernet.kind: expected 'attention' or 'equivariant', got 'mlp'",
+        ),
+        ("hypernet.kind: {choice: [attention]}", "at least 2 items"),
+        ("projector.dropout: {uniform: [0.0, 1.5]}", "projector.dropout: expected less than or equal to 1, got 1.5"),
+    ],
+)
+def test_bad_entry_is_one_clear_line(entry: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        parse(f"metric: loss\nmode: min\nsamples: 1\nspace: {{{entry}}}", tmp_path)
+    assert str(caught.value).startswith("tune space ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mode: min\nsamples: 1\nspace: {seed: {integers: [0, 1]}}", "metric: missing"),
+        ("metric: a\nmode: most\nsamples: 1\nspace: {seed: {integers: [0, 1]}}", "mode: expected 'min' or 'max'"),
+        ("metric: a\nmode: min\nsamples: 0\nspace: {seed: {integers: [0, 1]}}", "samples: expected greater than 0"),
+        ("metric: a\nmode: min\nsamples: 1\nspace: {}", "at least 1 item"),
+        (
+            "metric: a\nmode: min\nsample: 1\nspace: {}",
+            "unknown key 'sample' at the top level: did you mean 'samples'?",
+        ),
+    ],
+)
+def test_bad_file_is_one_clear_line(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse(text, tmp_path)
+
+
+def test_distribution_is_checked_when_built_in_code() -> None:
+    with pytest.raises(ValueError, match="integers must be"):
+        Distribution(integers=(3, 3))
