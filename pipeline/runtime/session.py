@@ -12,26 +12,28 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped] # Ray and DeepSpeed bring it
 
 from pipeline.config.schema import RuntimeConfig
 
 TEMP_PREFIX = "semi-ray-"
 MAX_OBJECT_STORE = 2 * 2**30
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's, not a file of ours
+SHARED_MEMORY = Path("/dev/shm")
 CODE_EXCLUDES = (".git", ".venv", "runs", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis")
 
-# Ray starts on a cluster's head with its own environment: a token of this process is of no use there, one of the
-# user's is.  Within a process it must stay the same, because Ray's core reads it once.
+LOOPBACK = "127.0.0.1"
+
+# A private cluster's token lives and dies with this process (Ray's own choice would be a file in the home folder).
+# It stays the same from session to session because Ray's core reads it once.
 _PROCESS_TOKEN = secrets.token_hex(32)
-_AUTH_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _RAY_DEFAULTS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # report() blocks that long; Ray's default is 2 s
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # prints an error line on clusters without preemption
@@ -61,19 +63,22 @@ def ray_session(
 
     `num_cpus` bounds a private cluster (None: this machine's); `verbose` shows the workers' output on the terminal.
     """
-    address = config.address or _address_of_job()
     with ExitStack() as stack:
-        stack.enter_context(_environment(_RAY_DEFAULTS | _auth(private=address is None)))
-        # Ray reads part of its environment when it is imported.
+        # Ray reads part of its environment when it is imported, hence this order.
+        address = config.address or _address_of_job()
+        stack.enter_context(_environment(_ray_variables(private=address is None, verbose=verbose)))
         ray = importlib.import_module("ray")
         if not ray.is_initialized():
-            _quiet_libraries(verbose)
-            options: dict[str, Any] = {
-                "log_to_driver": verbose,
-                "logging_level": logging.INFO if verbose else logging.ERROR,
-            }
-            start = _join if address else _start_private
-            start(ray, stack, options, config=config, root=root, address=address, num_cpus=num_cpus)
+            if address is None:
+                port = _free_port()
+                # Without it workers guess the dashboard's address; a stale file makes each of their queries take 40 s.
+                stack.enter_context(_environment({"RAY_API_SERVER_ADDRESS": f"http://{LOOPBACK}:{port}"}))
+                stack.callback(shutil.rmtree, folder := _temporary_folder(), ignore_errors=True)
+                options = _private_options(config, root, num_cpus, port, folder)
+            else:
+                options = _joined_options(config, root, address)
+            stack.callback(ray.shutdown)
+            _connect(ray, options, verbose)
         resources = ray.cluster_resources()
         yield Session(
             address=ray.get_runtime_context().gcs_address,
@@ -114,58 +119,28 @@ def fitting(wanted: int, *, session: Session, cpus: float, gpus: float = 0.0, sp
     return min(wanted, room)
 
 
-def _start_private(
-    ray: Any,
-    stack: ExitStack,
-    options: dict[str, Any],
-    *,
-    config: RuntimeConfig,
-    root: Path,
-    address: str | None,
-    num_cpus: int | None,
-) -> None:
-    assert address is None
-    port = _free_port()
-    # Without it the workers guess the dashboard's address, and a stale file makes each query take 40 s.
-    stack.enter_context(_environment({"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}))
-    # Never a bare init: it would join whatever cluster a stray file or variable points to.
-    stack.callback(shutil.rmtree, temporary := _temporary_folder(), ignore_errors=True)
-    stack.callback(ray.shutdown)
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        dashboard_port=port,
-        object_store_memory=_object_store_bytes(),
-        runtime_env={"env_vars": worker_environment(config.threads_per_worker, root)},
-        _temp_dir=str(temporary),
-        **options,
-    )
+def _private_options(
+    config: RuntimeConfig, root: Path, num_cpus: int | None, port: int, folder: Path
+) -> dict[str, Any]:
+    return {
+        # Never a bare init: it would join whatever cluster a stray file or variable points to.
+        "address": "local",
+        "num_cpus": num_cpus,
+        "include_dashboard": True,  # Ray Train asks it for the state of its actors
+        "dashboard_host": LOOPBACK,
+        "dashboard_port": port,
+        "object_store_memory": _object_store_bytes(),
+        "runtime_env": {"env_vars": worker_environment(config.threads_per_worker, root)},
+        "_temp_dir": str(folder),
+    }
 
 
-def _join(
-    ray: Any,
-    stack: ExitStack,
-    options: dict[str, Any],
-    *,
-    config: RuntimeConfig,
-    root: Path,
-    address: str | None,
-    num_cpus: int | None,
-) -> None:
+def _joined_options(config: RuntimeConfig, root: Path, address: str) -> dict[str, Any]:
     runtime_env: dict[str, Any] = {"env_vars": worker_environment(config.threads_per_worker, None)}
     if _address_of_job() is None:
         # A job brings its own code; from outside, the cluster's machines need this checkout.
         runtime_env |= {"working_dir": str(root), "excludes": list(CODE_EXCLUDES)}
-    stack.callback(ray.shutdown)
-    try:
-        ray.init(address=address, runtime_env=runtime_env, **options)
-    except ConnectionError as error:
-        raise ValueError(
-            f"runtime.address: no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}): start one, correct "
-            f"the address, or leave it unset for a private cluster"
-        ) from error
+    return {"address": address, "runtime_env": runtime_env}
 
 
 def _address_of_job() -> str | None:
@@ -173,15 +148,50 @@ def _address_of_job() -> str | None:
     return os.environ.get("RAY_ADDRESS") if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else None
 
 
-def _auth(*, private: bool) -> dict[str, str]:
-    """Token authentication, named explicitly: with the mode unset Ray's server and clients disagree about it."""
+def _connect(ray: Any, options: dict[str, Any], verbose: bool) -> None:
+    level = logging.INFO if verbose else logging.ERROR
+    logging.getLogger("ray").setLevel(level)
+    try:
+        with nullcontext() if verbose else _silent_stderr():
+            ray.init(**options, log_to_driver=verbose, logging_level=level)
+    except ConnectionError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"runtime.address: no Ray cluster answers at {options['address']!r} ({reason}): start one, correct the "
+            f"address, or leave it unset for a private cluster"
+        ) from error
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Ray's C++ core announces its log level there; what goes wrong comes as an exception all the same."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as sink:
+            os.dup2(sink.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _ray_variables(*, private: bool, verbose: bool) -> dict[str, str]:
+    """Environment that Ray takes its settings from; token authentication is named explicitly.
+
+    With its mode unset, Ray's servers and clients disagree about whether a token is needed.
+    """
+    variables = dict(_RAY_DEFAULTS)
+    if not verbose:
+        variables["RAY_BACKEND_LOG_LEVEL"] = "fatal"  # the C++ core writes its errors to this terminal
     if "RAY_AUTH_MODE" in os.environ:
-        return {}
-    if private:
-        has_token = any(name in os.environ for name in _AUTH_VARIABLES[1:])
-        return {"RAY_AUTH_MODE": "token"} | ({} if has_token else {"RAY_AUTH_TOKEN": _PROCESS_TOKEN})
-    has_token = any(name in os.environ for name in _AUTH_VARIABLES[1:]) or (Path.home() / ".ray/auth_token").exists()
-    return {"RAY_AUTH_MODE": "token"} if has_token else {}
+        return variables
+    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if private and not has_token:
+        variables["RAY_AUTH_TOKEN"] = _PROCESS_TOKEN
+    if private or has_token or (Path.home() / ".ray" / "auth_token").exists():
+        variables["RAY_AUTH_MODE"] = "token"
+    return variables
 
 
 @contextmanager
@@ -198,7 +208,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 def _temporary_folder() -> Path:
     """A short one (Unix sockets allow 107 bytes), after removing those of processes that were killed."""
-    base = Path("/tmp")  # noqa: S108 - mkdtemp below makes a private folder in it
+    base = Path("/tmp")
     if not os.access(base, os.W_OK):
         base = Path(tempfile.gettempdir())
     for folder in base.glob(f"{TEMP_PREFIX}*"):
@@ -212,7 +222,7 @@ def _object_store_bytes() -> int:
     available = psutil.virtual_memory().available
     if SHARED_MEMORY.is_dir():
         available = min(available, shutil.disk_usage(SHARED_MEMORY).free)  # 64 MB in a default container
-    return max(min(MAX_OBJECT_STORE, available // 4), 80 * 2**20)
+    return int(max(min(MAX_OBJECT_STORE, available // 4), 80 * 2**20))
 
 
 def _free_port() -> int:
@@ -220,8 +230,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _quiet_libraries(verbose: bool) -> None:
-    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
