@@ -1,0 +1,64 @@
+"""Tiny models and support sets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from pipeline.episodes.batch import EpisodeBatch, SupportBatch
+from pipeline.models.hypernet import AttentionHypernet, EquivariantHypernet
+from pipeline.models.projector import Projector
+from pipeline.models.semi import Semi
+
+WIDTH = 16
+
+
+def episode_batch(width: int, *, episodes: int = 2, shots: int = 10, queries: int = 5, seed: int = 0) -> EpisodeBatch:
+    """Random unit vectors."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def unit(*shape: int) -> torch.Tensor:
+        return normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+    return EpisodeBatch(
+        support=SupportBatch(
+            embeddings_NKE=unit(episodes, shots, width),
+            texts_NKW=unit(episodes, shots, WIDTH),
+            instructions_NW=unit(episodes, WIDTH),
+        ),
+        queries_NBE=unit(episodes, queries, width),
+        captions=tuple(tuple("" for _ in range(queries)) for _ in range(episodes)),
+    )
+
+
+def one_support(batch: EpisodeBatch, episode: int) -> SupportBatch:
+    """The support of one episode as a batch of one."""
+    part = slice(episode, episode + 1)
+    return SupportBatch(
+        embeddings_NKE=batch.support.embeddings_NKE[part],
+        texts_NKW=batch.support.texts_NKW[part],
+        instructions_NW=batch.support.instructions_NW[part],
+    )
+
+
+def make_semi(kind: str) -> Semi:
+    """A tiny model whose zero-initialised corrections were moved away from zero."""
+    torch.manual_seed(0)
+    projector = Projector(WIDTH, 24, hidden_width=20, soft_tokens=3, dropout=0.1)
+    hypernet: AttentionHypernet | EquivariantHypernet
+    if kind == "attention":
+        hypernet = AttentionHypernet(width=WIDTH, layer_shapes=projector.layer_shapes, rank=4, alpha=8.0)
+    else:
+        hypernet = EquivariantHypernet(
+            text_width=WIDTH, projector_shapes=projector.layer_shapes, rank=64, alpha=8.0, width=32, heads=4, layers=2
+        )
+    with torch.no_grad():
+        for parameter in hypernet.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return Semi(projector, hypernet)
+
+
+@pytest.fixture(params=["attention", "equivariant"])
+def semi(request: pytest.FixtureRequest) -> Semi:
+    return make_semi(request.param)

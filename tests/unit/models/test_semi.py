@@ -1,0 +1,167 @@
+"""The assembly against the traps of the published code (METHOD section 3)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.episodes.isometry import sample_isometry
+from pipeline.episodes.width import fit_width_map
+from pipeline.models.hypernet import AttentionHypernet, EquivariantHypernet
+from pipeline.models.projector import Projector
+from pipeline.models.semi import Semi, fold_width_map
+from tests.unit.models.conftest import WIDTH, episode_batch, make_semi, one_support
+
+
+def test_functional_path_equals_merged_projector(semi: Semi) -> None:
+    width = WIDTH if semi.hypernet.common_width else 40
+    batch = episode_batch(width)
+    with torch.no_grad():
+        functional = semi.eval()(batch)
+    for episode in range(2):
+        merged = semi.integrate(one_support(batch, episode), chunk=128).eval()
+        assert merged.input_width == width
+        torch.testing.assert_close(merged(batch.queries_NBE[episode]), functional[episode], atol=1e-5, rtol=0)
+
+
+def test_every_trainable_parameter_gets_a_gradient(semi: Semi) -> None:
+    semi.train()(episode_batch(WIDTH)).square().sum().backward()
+    for name, parameter in semi.hypernet.named_parameters():
+        # A key bias shifts all attention logits of a query alike: its gradient is zero in exact arithmetic.
+        if name == "attention.k.bias":
+            continue
+        assert parameter.grad is not None and parameter.grad.abs().max() > 1e-7, name
+    assert all(parameter.grad is None for parameter in semi.projector.parameters())
+
+
+def test_each_generator_gets_a_gradient() -> None:
+    semi = make_semi("attention")
+    semi(episode_batch(WIDTH)).square().sum().backward()
+    assert isinstance(semi.hypernet, AttentionHypernet)
+    assert len(semi.hypernet.generators) == len(semi.projector.linear_layers) == 2
+    for generator in semi.hypernet.generators:
+        assert generator.weight.grad.norm() > 1e-6
+
+
+def test_episodes_of_a_batch_do_not_see_each_other(semi: Semi) -> None:
+    batch = episode_batch(WIDTH)
+    other = episode_batch(WIDTH, seed=1)
+    changed = type(batch)(
+        support=type(batch.support)(
+            embeddings_NKE=torch.stack([batch.support.embeddings_NKE[0], other.support.embeddings_NKE[1]]),
+            texts_NKW=torch.stack([batch.support.texts_NKW[0], other.support.texts_NKW[1]]),
+            instructions_NW=batch.support.instructions_NW,
+        ),
+        queries_NBE=batch.queries_NBE,
+        captions=batch.captions,
+    )
+    with torch.no_grad():
+        before, after = semi.eval()(batch), semi(changed)
+    torch.testing.assert_close(before[0], after[0], atol=1e-5, rtol=0)
+    assert (before[1] - after[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("width", [7, WIDTH, 40])
+def test_equivariant_hypernetwork_ignores_rotations(width: int) -> None:
+    semi, batch = make_semi("equivariant").eval(), episode_batch(width)
+    rotate = sample_isometry("haar", width, seed=5)
+    rotated = type(batch)(
+        support=type(batch.support)(
+            embeddings_NKE=rotate(batch.support.embeddings_NKE),
+            texts_NKW=batch.support.texts_NKW,
+            instructions_NW=batch.support.instructions_NW,
+        ),
+        queries_NBE=rotate(batch.queries_NBE),
+        captions=batch.captions,
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(semi(rotated), semi(batch), atol=2e-5, rtol=1e-5)
+
+
+def test_equivariant_hypernetwork_starts_as_ridge_regression() -> None:
+    torch.manual_seed(0)
+    projector = Projector(WIDTH, 24, hidden_width=20, soft_tokens=3, dropout=0.0).eval()
+    hypernet = EquivariantHypernet(
+        text_width=WIDTH, projector_shapes=projector.layer_shapes, rank=64, alpha=8.0, width=32, heads=4, layers=2
+    )
+    batch = episode_batch(40, episodes=1)
+    x, t = batch.support.embeddings_NKE[0], batch.support.texts_NKW[0]
+    centred, target = x - x.mean(0), t - t.mean(0)
+    gram = centred @ centred.T
+    penalty = torch.linalg.eigvalsh(gram).mean()
+    weights = centred.T @ torch.linalg.solve(gram + penalty * torch.eye(len(x)), target)
+    predicted = t.mean(0) + (batch.queries_NBE[0] - x.mean(0)) @ weights
+    with torch.no_grad():
+        torch.testing.assert_close(Semi(projector, hypernet)(batch)[0], projector(predicted), atol=1e-5, rtol=1e-4)
+
+
+def test_support_with_duplicated_pairs_stays_finite() -> None:
+    semi, batch = make_semi("equivariant").eval(), episode_batch(40)
+    repeated = one_support(batch, 0)
+    same = type(repeated)(
+        embeddings_NKE=repeated.embeddings_NKE[:, :1].expand(-1, 10, -1),
+        texts_NKW=repeated.texts_NKW[:, :1].expand(-1, 10, -1),
+        instructions_NW=repeated.instructions_NW,
+    )
+    assert all(torch.isfinite(parameter).all() for parameter in semi.integrate(same, chunk=128).parameters())
+
+
+@pytest.mark.parametrize("width", [7, 40])
+def test_other_widths_go_through_a_folded_width_map(width: int) -> None:
+    semi, batch = make_semi("attention").eval(), episode_batch(width, episodes=1)
+    support = one_support(batch, 0)
+    width_map = fit_width_map(support.embeddings_NKE[0], WIDTH, seed=3)
+    mapped = type(support)(
+        embeddings_NKE=width_map(support.embeddings_NKE),
+        texts_NKW=support.texts_NKW,
+        instructions_NW=support.instructions_NW,
+    )
+    inner = semi.integrate(mapped, chunk=128).eval()
+    queries = batch.queries_NBE[0]
+    whole = semi.integrate(support, chunk=128, width_seed=3).eval()
+    assert whole.input_width == width
+    torch.testing.assert_close(whole(queries), inner(width_map(queries)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fold_width_map(inner, width_map).eval()(queries), whole(queries))
+
+
+def test_chunks_of_support_are_averaged() -> None:
+    semi, batch = make_semi("equivariant").eval(), episode_batch(40, episodes=1, shots=8)
+    support = batch.support
+    halves = [
+        type(support)(
+            embeddings_NKE=support.embeddings_NKE[:, part],
+            texts_NKW=support.texts_NKW[:, part],
+            instructions_NW=support.instructions_NW,
+        )
+        for part in (slice(0, 4), slice(4, 8))
+    ]
+    singles = [semi.integrate(half, chunk=128) for half in halves]
+    both = semi.integrate(support, chunk=4)
+    for index, layer in enumerate(both.linear_layers):
+        mean = torch.stack([single.linear_layers[index].weight for single in singles]).mean(dim=0)
+        torch.testing.assert_close(layer.weight, mean, atol=1e-5, rtol=1e-5)
+
+
+def test_wrong_widths_are_named() -> None:
+    projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0)
+    with pytest.raises(ValueError, match=r"hypernet\.width=8 must equal projector\.input_width=16"):
+        AttentionHypernet(width=8, layer_shapes=projector.layer_shapes, rank=2, alpha=2.0)
+    with pytest.raises(ValueError, match=r"hypernet\.heads=3 does not divide"):
+        AttentionHypernet(width=WIDTH, layer_shapes=projector.layer_shapes, rank=2, alpha=2.0, heads=3)
+    with pytest.raises(ValueError, match="support embeddings has width 40"):
+        make_semi("attention")(episode_batch(40))
+
+
+def test_text_conditioning_off_hides_the_captions() -> None:
+    torch.manual_seed(0)
+    projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0)
+    blind = AttentionHypernet(width=WIDTH, layer_shapes=projector.layer_shapes, rank=2, alpha=2.0, text_conditioning=False)
+    batch = episode_batch(WIDTH)
+    other = type(batch.support)(
+        embeddings_NKE=batch.support.embeddings_NKE,
+        texts_NKW=-batch.support.texts_NKW,
+        instructions_NW=batch.support.instructions_NW,
+    )
+    for mine, theirs in zip(blind(batch.support, projector), blind(other, projector), strict=True):
+        assert mine is not None and theirs is not None
+        assert torch.equal(mine.a_IR, theirs.a_IR)
