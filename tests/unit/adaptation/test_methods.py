@@ -1,0 +1,165 @@
+"""Baselines and controls on support sets with a known answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from pipeline.adaptation.artifact import AdapterCard, check_fits, load_adapter, save_adapter
+from pipeline.adaptation.finetune import finetune
+from pipeline.adaptation.methods import ConstantMethod, FinetunedProjectorMethod, KnnCopyMethod, ScratchMethod
+from pipeline.adaptation.ridge import fit_ridge
+from pipeline.adaptation.support import SupportSet, shuffle_texts
+from pipeline.config.schema import FinetuneConfig
+from pipeline.models.frozen_llm import FrozenLLM
+from pipeline.models.projector import Projector
+
+CAPTIONS = ("a red circle", "a blue square", "a green circle on the left .", "a small square", "a red square")
+
+
+def _support(width: int = 6, captions: tuple[str, ...] = CAPTIONS, seed: int = 0) -> SupportSet:
+    generator = torch.Generator().manual_seed(seed)
+    shots = len(captions)
+    return SupportSet(
+        modality="radar",
+        encoder="radar-a",
+        ids=tuple(f"r{i}" for i in range(shots)),
+        embeddings_KE=normalize(torch.randn(shots, width, generator=generator), dim=-1),
+        texts_KW=normalize(torch.randn(shots, 4, generator=generator), dim=-1),
+        captions=captions,
+        instruction_W=torch.zeros(4),
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shuffled_text_gives_every_sample_another_pairs_text(seed: int) -> None:
+    support = _support()
+    shuffled = shuffle_texts(support, seed)
+    assert sorted(shuffled.captions) == sorted(support.captions)
+    for position, caption in enumerate(shuffled.captions):
+        source = support.captions.index(caption)
+        assert source != position
+        assert torch.equal(shuffled.texts_KW[position], support.texts_KW[source])
+    assert torch.equal(shuffled.embeddings_KE, support.embeddings_KE)
+
+
+def test_shuffling_one_pair_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs at least 2 pairs, got 1"):
+        shuffle_texts(_support(captions=("a red circle",)), 0)
+
+
+def test_nearest_neighbour_copies_its_own_caption() -> None:
+    support = _support()
+    captioner = KnnCopyMethod(neighbours=1).fit(support, 0)
+    assert captioner.caption(support.embeddings_KE) == list(CAPTIONS)
+
+
+def test_neighbours_agree_by_text() -> None:
+    support = _support(captions=("a", "b", "c"))
+    texts = normalize(torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0.1, 0], [0, 1.0, 0, 0]]), dim=-1)
+    support = SupportSet(
+        modality="m",
+        encoder="e",
+        ids=support.ids,
+        embeddings_KE=support.embeddings_KE,
+        texts_KW=texts,
+        captions=support.captions,
+        instruction_W=support.instruction_W,
+    )
+    assert KnnCopyMethod(neighbours=3).fit(support, 0).caption(support.embeddings_KE)[0] in {"b", "c"}
+
+
+def test_constant_is_the_most_frequent_caption() -> None:
+    support = _support(captions=("x", "y", "y"))
+    assert ConstantMethod().fit(support, 0).caption(torch.zeros(2, 6)) == ["y", "y"]
+
+
+def test_ridge_recovers_a_linear_map_and_chooses_its_penalty_inside_the_support() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = normalize(torch.randn(64, 6, generator=generator), dim=-1)
+    t = normalize(x @ torch.linalg.qr(torch.randn(6, 6, generator=generator))[0], dim=-1)
+    ridge = fit_ridge(x, t, (1e-4, 1.0, 100.0))
+    assert ridge.penalty == 1e-4
+    torch.testing.assert_close(ridge(x), t, atol=1e-3, rtol=0)
+    noise = normalize(torch.randn(64, 6, generator=generator), dim=-1)
+    assert fit_ridge(x, noise, (1e-4, 1.0, 100.0)).penalty == 100.0
+
+
+def test_leave_one_out_score_is_that_of_refitting() -> None:
+    """The closed form equals a refit without sample i (with the same centring)."""
+    support = _support()
+    x = support.embeddings_KE - support.embeddings_KE.mean(dim=0)
+    t = support.texts_KW - support.texts_KW.mean(dim=0)
+    penalty = 0.3 * float((x @ x.T).diagonal().mean())
+    inverse = torch.linalg.inv(x @ x.T + penalty * torch.eye(5))
+    closed = t - (inverse @ t) / inverse.diagonal().unsqueeze(1)
+    for i in range(5):
+        rest = [j for j in range(5) if j != i]
+        weights = torch.linalg.solve(x[rest] @ x[rest].T + penalty * torch.eye(4), t[rest])
+        torch.testing.assert_close(closed[i], (x[i] @ x[rest].T) @ weights, atol=1e-5, rtol=1e-4)
+
+
+def test_finetuning_learns_the_support_and_leaves_the_original_alone(llm: FrozenLLM) -> None:
+    torch.manual_seed(0)
+    projector, support = Projector(6, llm.width, soft_tokens=2, dropout=0.0), _support()
+    before = {name: value.clone() for name, value in projector.state_dict().items()}
+    tuned = finetune(projector, llm, support, FinetuneConfig(steps=60, learning_rate=3e-2), seed=1)
+    with torch.no_grad():
+        losses = [llm.loss(p.eval()(support.embeddings_KE), support.captions) for p in (projector, tuned)]
+    assert losses[1] < 0.8 * losses[0]
+    assert all(torch.equal(before[name], value) for name, value in projector.state_dict().items())
+    again = finetune(projector, llm, support, FinetuneConfig(steps=60, learning_rate=3e-2), seed=1)
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in tuned.state_dict().items())
+
+
+def test_no_steps_return_the_projector_as_it_is(llm: FrozenLLM) -> None:
+    projector = Projector(6, llm.width, soft_tokens=2, dropout=0.5)
+    same = finetune(projector, llm, _support(), FinetuneConfig(steps=0), seed=1)
+    x = torch.randn(3, 6)
+    assert torch.equal(same(x), projector.eval()(x))
+
+
+@pytest.mark.parametrize("width", [4, 6, 9])
+def test_gradient_baselines_take_any_width(llm: FrozenLLM, width: int) -> None:
+    pretrained, budget = Projector(6, llm.width, soft_tokens=2, dropout=0.0), FinetuneConfig(steps=1)
+    support = _support(width)
+    for method in (
+        ScratchMethod(template=pretrained, llm=llm, finetuning=budget),
+        FinetunedProjectorMethod(pretrained=pretrained, llm=llm, finetuning=budget),
+    ):
+        captioner = method.fit(support, 3)
+        assert len(captioner.caption(support.embeddings_KE)) == 5
+        assert captioner.trained_parameters == captioner.deployed_parameters > 0
+
+
+def test_adapter_round_trip_and_misfits(tmp_path: Path) -> None:
+    projector = Projector(6, 16, hidden_width=8, soft_tokens=2, dropout=0.0).eval()
+    card = AdapterCard(
+        method="semi",
+        hypernet="equivariant",
+        rank=4,
+        modality="radar",
+        encoder={"name": "radar-a"},
+        llm={"path": "lm"},
+        input_width=6,
+        hidden_width=8,
+        llm_width=16,
+        soft_tokens=2,
+        finetune_steps=0,
+        support_ids=("a", "b"),
+        seed=0,
+        draw=0,
+        config_fingerprint="f",
+    )
+    save_adapter(tmp_path, projector, card)
+    loaded, read = load_adapter(tmp_path)
+    assert read == card and read.shots == 2
+    x = torch.randn(3, 6)
+    assert torch.equal(loaded(x), projector(x))
+    with pytest.raises(ValueError, match="reads embeddings of width 6 .*got width 7"):
+        check_fits(card, input_width=7, llm_width=16)
+    with pytest.raises(ValueError, match="speaks to an LLM of width 16 .*got width 32"):
+        check_fits(card, input_width=6, llm_width=32)
