@@ -34,7 +34,8 @@ class RidgeMap:
 def fit_ridge(x_KE: Tensor, t_KW: Tensor, penalties: Sequence[float]) -> RidgeMap:
     """Ridge regression in its dual form; the penalty with the best leave-one-out cosine similarity to the texts."""
     x_mean_E, t_mean_W = x_KE.mean(dim=0), t_KW.mean(dim=0)
-    x, t = x_KE - x_mean_E, t_KW - t_mean_W
+    # Double precision: with more pairs than dimensions the Gram matrix is singular up to the penalty.
+    x, t = (x_KE - x_mean_E).double(), (t_KW - t_mean_W).double()
     gram_KK = x @ x.T
     unit = gram_KK.diagonal().mean().clamp_min(torch.finfo(x.dtype).tiny)
     identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
@@ -47,7 +48,7 @@ def fit_ridge(x_KE: Tensor, t_KW: Tensor, penalties: Sequence[float]) -> RidgeMa
     if best is None:
         raise ValueError("evaluate.ridge_penalties is empty; give at least one positive penalty")
     _, chosen, inverse_KK = best
-    return RidgeMap(matrix_EW=x.T @ (inverse_KK @ t), x_mean_E=x_mean_E, t_mean_W=t_mean_W, penalty=chosen)
+    return RidgeMap(matrix_EW=(x.T @ (inverse_KK @ t)).to(x_KE), x_mean_E=x_mean_E, t_mean_W=t_mean_W, penalty=chosen)
 
 
 def _leave_one_out_cosine(dual_KW: Tensor, inverse_KK: Tensor, t_KW: Tensor) -> float:

@@ -155,7 +155,9 @@ def test_wrong_widths_are_named() -> None:
 def test_text_conditioning_off_hides_the_captions() -> None:
     torch.manual_seed(0)
     projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0)
-    blind = AttentionHypernet(width=WIDTH, layer_shapes=projector.layer_shapes, rank=2, alpha=2.0, text_conditioning=False)
+    blind = AttentionHypernet(
+        width=WIDTH, layer_shapes=projector.layer_shapes, rank=2, alpha=2.0, text_conditioning=False
+    )
     batch = episode_batch(WIDTH)
     other = type(batch.support)(
         embeddings_NKE=batch.support.embeddings_NKE,

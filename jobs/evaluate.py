@@ -1,0 +1,119 @@
+"""Score every method on the held-out modalities and write the report (METHOD section 5).
+
+In: adapters of `integrate`, trained models, test rows.
+Out: `<run>/report.json`, `report.md`, plots, `results.parquet`, `samples.parquet`; the same in MLflow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from jobs._cli import console, job_parser, run_job, stage_progress
+from jobs._run import Run, open_run, run_stage
+from pipeline.config.fingerprint import fingerprint
+from pipeline.evaluation.plots import Curve
+from pipeline.evaluation.report import PLOTS, REPORT_JSON, REPORT_MARKDOWN, RunFacts, write_report
+from pipeline.evaluation.results import Result, caption_table, load_results
+from pipeline.evaluation.summary import IntervalSettings, Summary, summarise
+from pipeline.evaluation.terminal import results_table
+from pipeline.runtime.cells import Cell, cells, evaluate_cell
+from pipeline.runtime.fanout import fan_out
+from pipeline.runtime.identities import identities
+from pipeline.tracking import Tracker
+from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.stages import METRICS
+
+_SHOWN_CAPTIONS = 8
+
+
+def run(run: Run) -> None:
+    """Score, report and print the table; a finished evaluation is only printed."""
+    identity = identities(run.config, run.directory).evaluate
+
+    def work(tracked: Tracker) -> dict[str, Any]:
+        began = time.perf_counter()
+        results = _score(run, identity)
+        summary = _report(run, results, seconds=time.perf_counter() - began)
+        _log(run, tracked, summary, results)
+        return {"results": len(results)}
+
+    run_stage(run, "evaluate", identity, work)
+    console.print(results_table(summarise(load_results(run.directory), settings=_intervals(run))))
+    console.print(f"report: {run.directory.relative_to(run.root) / REPORT_MARKDOWN}")
+
+
+def _score(run: Run, identity: str) -> list[Result]:
+    todo = cells(run.config, run.root, run.directory, identity)
+    collected: dict[str, list[Result]] = {}
+    with stage_progress("evaluate", total=len(todo), unit="cells") as advance:
+
+        def on_done(cell: Cell, results: list[Result]) -> None:
+            collected[cell.name] = results
+            advance(note=cell.name)
+
+        fan_out(evaluate_cell, todo, runtime=run.config.runtime, root=run.root, on_done=on_done, verbose=run.verbose)
+    # In the configuration's order, whichever cell ended first.
+    return [result for cell in todo for result in collected[cell.name]]
+
+
+def _report(run: Run, results: Sequence[Result], *, seconds: float) -> Summary:
+    return write_report(
+        run.directory,
+        results,
+        RunFacts(
+            name=run.config.name,
+            commit=run.commit,
+            config_fingerprint=fingerprint(run.config),
+            seed=run.config.seed,
+            timings_s={**run.timings_s, "evaluate": seconds},
+            peak_rss_bytes=run.peak_rss_bytes(),
+            notes={"hypernet": run.config.hypernet.kind, "isometry": run.config.episodes.isometry},
+        ),
+        curves={
+            "Projector pre-training": _curve(run, "pretrain_projector"),
+            "Meta-training": _curve(run, "meta_train"),
+        },
+        settings=_intervals(run),
+    )
+
+
+def _intervals(run: Run) -> IntervalSettings:
+    evaluate = run.config.evaluate
+    return IntervalSettings(resamples=evaluate.bootstrap, confidence=evaluate.confidence, seed=run.config.seed)
+
+
+def _curve(run: Run, stage: str) -> list[Curve]:
+    records = MetricsLog(run.directory / stage / METRICS).read()
+    return [
+        Curve(
+            label="loss",
+            steps=[record["step"] for record in records],
+            values=[record["loss"] for record in records],
+        )
+    ]
+
+
+def _log(run: Run, tracked: Tracker, summary: Summary, results: Sequence[Result]) -> None:
+    scores: dict[str, float] = {}
+    for (method, shots), cell in summary.means.items():
+        scores[f"mean/{method}/shots_{shots}/cider_d"] = cell.cider_d.mean
+        if cell.attribute_accuracy is not None:
+            scores[f"mean/{method}/shots_{shots}/attribute_accuracy"] = cell.attribute_accuracy.mean
+    for target in (tracked, run.tracker):
+        target.log_metrics(scores)
+        for name in (REPORT_JSON, REPORT_MARKDOWN):
+            target.log_artifact(run.directory / name)
+        target.log_artifact(run.directory / PLOTS)
+    run.tracker.log_table("captions.json", caption_table(results, _SHOWN_CAPTIONS))
+
+
+def main() -> None:
+    """Entry point."""
+    with open_run(job_parser(__doc__).parse_args(), "evaluate") as opened:
+        run(opened)
+
+
+if __name__ == "__main__":
+    run_job(main)

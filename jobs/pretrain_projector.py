@@ -1,0 +1,26 @@
+"""Pre-train the shared projector on the high-resource modalities and on text (METHOD section 2.1).
+
+In: the run's embeddings.  Out: `<run>/pretrain_projector/weights.safetensors`, checkpoints, the loss curve.
+"""
+
+from __future__ import annotations
+
+from jobs._cli import job_parser, run_job
+from jobs._run import Run, open_run
+from jobs._training import run_training
+from pipeline.runtime.identities import identities
+
+
+def run(run: Run) -> None:
+    """Train, or find it done."""
+    run_training(run, "pretrain_projector", identities(run.config, run.directory).pretrain_projector)
+
+
+def main() -> None:
+    """Entry point."""
+    with open_run(job_parser(__doc__).parse_args(), "pretrain_projector") as opened:
+        run(opened)
+
+
+if __name__ == "__main__":
+    run_job(main)

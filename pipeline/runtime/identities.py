@@ -1,0 +1,57 @@
+"""What identifies each stage's result: fingerprints that form a chain.
+
+In: the configuration and the manifests of a run's embeddings.  Out: one fingerprint a stage.
+
+A stage's fingerprint contains its own settings and the fingerprints of what it reads, so changing anything upstream
+makes the stages below it run again, and nothing else does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config.fingerprint import fingerprint
+from pipeline.config.schema import ExperimentConfig
+from pipeline.shards import load_manifest
+from pipeline.training.sources import embeddings_dir
+from pipeline.training.stages import training_fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identities:
+    """Fingerprints of a run's stages."""
+
+    pretrain_projector: str
+    """Stage 1."""
+    meta_train: str
+    """Stage 2."""
+    integrate: str
+    """Stage 3."""
+    evaluate: str
+    """Scores."""
+
+
+def identities(config: ExperimentConfig, run_dir: Path) -> Identities:
+    """Fingerprints of all stages."""
+    paired, held_out = _content(config, run_dir, ("train", "text")), _content(config, run_dir, ("held_out",))
+    pretrain = training_fingerprint("pretrain_projector", config, paired)
+    meta = training_fingerprint("meta_train", config, pretrain)
+    integrate = fingerprint(("integrate", meta, held_out, config.integrate, config.seed))
+    return Identities(
+        pretrain_projector=pretrain,
+        meta_train=meta,
+        integrate=integrate,
+        evaluate=fingerprint(("evaluate", integrate, config.evaluate)),
+    )
+
+
+def _content(config: ExperimentConfig, run_dir: Path, roles: tuple[str, ...]) -> str:
+    return fingerprint(
+        [
+            (dataset.name, encoder.name, load_manifest(embeddings_dir(run_dir, dataset, encoder)).content_key)
+            for dataset in config.datasets
+            if dataset.role in roles
+            for encoder in dataset.encoders
+        ]
+    )
