@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _SCAN_BYTES = 1 << 24
+_HEAD_ROWS = 64
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -100,8 +101,8 @@ class LinesTable:
             self._parse = self._parse_csv
         self._offsets = offsets
         if not quoted:
-            first = next((row for row in self.rows(0, len(self), ()) if isinstance(row, dict)), {})
-            self.columns = tuple(first)
+            heads = (row for row in self.rows(0, _HEAD_ROWS, ()) if isinstance(row, dict))
+            self.columns = tuple(dict.fromkeys(name for row in heads for name in row))
 
     def __len__(self) -> int:
         return len(self._offsets)
