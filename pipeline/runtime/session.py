@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped] # Ray and DeepSpeed bring it
+import psutil
 
 from pipeline.config.schema import RuntimeConfig
 

@@ -9,7 +9,7 @@ In: a configuration.  Out: one dataset a (modality, encoder), each with its mani
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -49,7 +49,7 @@ class ShardTask:
 class ShardBuilder:
     """Turns tasks into shards; sources and models stay open between calls, of the latest datasets only."""
 
-    def __init__(self, config: ExperimentConfig, root: Path, plans: list[DatasetPlan], device: str = "cpu") -> None:
+    def __init__(self, config: ExperimentConfig, root: Path, plans: Sequence[DatasetPlan], device: str = "cpu") -> None:
         self._config, self._root, self._plans, self._device = config, root, plans, device
         # Shards come nearly in the order of the datasets: two datasets cover the change from one to the next.
         self._source = lru_cache(maxsize=2)(self._open_source)

@@ -93,14 +93,12 @@ class EmbeddingDataset:
 
     def _gather_values(self, column: str, indices: Indices) -> list[Any]:
         rows = self._checked(indices)
-        if not len(rows):
-            return []
-        parts, order = [], []
+        values: list[Any] = [None] * len(rows)
         for shard, positions, local in self._by_shard(rows):
-            parts.extend(self._table(shard)[column].take(pa.array(local)).to_pylist())
-            order.append(positions)
-        back = np.argsort(np.concatenate(order), kind="stable")
-        return [parts[index] for index in back]
+            found = self._table(shard)[column].take(pa.array(local)).to_pylist()
+            for position, value in zip(positions.tolist(), found, strict=True):
+                values[position] = value
+        return values
 
     def _checked(self, indices: Indices) -> _Rows:
         values = np.asarray(indices)
@@ -114,6 +112,8 @@ class EmbeddingDataset:
 
     def _by_shard(self, rows: _Rows) -> Iterator[tuple[int, _Rows, _Rows]]:
         """Shard, positions in `rows`, rows inside the shard: one turn for each shard that is touched."""
+        if not len(rows):
+            return
         shard_of = np.searchsorted(self._offsets, rows, side="right") - 1
         order = np.argsort(shard_of, kind="stable")
         shards, starts = np.unique(shard_of[order], return_index=True)

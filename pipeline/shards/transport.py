@@ -8,7 +8,9 @@ All rows of a shard travel as one value, so nothing on the way can split, merge 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,10 +55,18 @@ def unpack(content: pa.Buffer) -> DecodedShard:
     """The shard that `pack` wrote."""
     table = pa.ipc.open_stream(content).read_all()
     rejected = tuple(RejectedRow(**row) for row in json.loads(table.schema.metadata[_REJECTED]))
-    payloads = [cell for chunk in table["data"].chunks for cell in chunk]
     plain = table.drop_columns(["data"]).to_pylist()
-    rows = tuple(_unpacked(row, data) for row, data in zip(plain, payloads, strict=True))
+    cells = [cell for chunk in table["data"].chunks for cell in _cells(chunk)]
+    rows = tuple(_unpacked(row, data) for row, data in zip(plain, cells, strict=True))
     return DecodedShard(rows=rows, rejected=rejected)
+
+
+def _cells(chunk: pa.LargeBinaryArray) -> Iterator[pa.Buffer]:
+    """The bytes of each row, as slices: Arrow's own scalars copy."""
+    _, offsets, data = chunk.buffers()
+    bounds = np.frombuffer(offsets, dtype=np.int64)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+    for start, stop in pairwise(bounds):
+        yield data.slice(start, stop - start)
 
 
 def _packed(row: DecodedRow) -> dict[str, Any]:
@@ -78,10 +88,10 @@ def _packed(row: DecodedRow) -> dict[str, Any]:
     }
 
 
-def _unpacked(row: dict[str, Any], data: pa.LargeBinaryScalar) -> DecodedRow:
+def _unpacked(row: dict[str, Any], data: pa.Buffer) -> DecodedRow:
     array = None
-    if data.is_valid:
-        array = np.frombuffer(data.as_buffer(), dtype=row["dtype"]).reshape(row["shape"])
+    if row["dtype"] is not None:
+        array = np.frombuffer(data, dtype=row["dtype"]).reshape(row["shape"])
     kind: SignalKind = row["kind"]
     sample = Sample(
         id=row["id"],
