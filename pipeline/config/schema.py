@@ -72,6 +72,8 @@ class EncoderConfig:
     """How token features become one vector; `auto`: the model's own pooled output, else the mean."""
     batch_size: PositiveInt = 64
     """Samples a forward pass."""
+    width: PositiveInt | None = None
+    """Width that its vectors must have, checked when it is loaded; None: whatever the model gives."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -30,7 +30,7 @@ def model_folder(path: str, *, revision: str | None, root: Path) -> Path:
 
 def _download(hub_id: str, revision: str | None, folder: Path) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(_WANTED)))
@@ -63,12 +63,15 @@ def verify_checksums(folder: Path) -> None:
     table = folder / CHECKSUM_FILE
     if not table.is_file():
         return
-    expected = dict(reversed(line.split("  ", 1)) for line in table.read_text(encoding="utf-8").splitlines())
+    rows = [line.split("  ", 1) for line in table.read_text(encoding="utf-8").splitlines()]
+    expected = {name: digest for digest, name in rows}
     found = {file.relative_to(folder).as_posix(): _sha256(file) for file in model_files(folder)}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             problem = "is missing" if name not in found else "is not listed" if name not in expected else "has changed"
-            raise ValueError(f"{folder / name} {problem} ({table.name} disagrees): restore the folder or build it again")
+            raise ValueError(
+                f"{folder / name} {problem} ({table.name} disagrees): restore the folder or build it again"
+            )
 
 
 def _sha256(file: Path) -> str:

@@ -10,6 +10,7 @@ safetensors are read. Signals are sorted by length, so that a micro-batch holds 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoFeatureExtractor,
     AutoImageProcessor,
     AutoModel,
     AutoTokenizer,
 )
+from transformers.utils import logging as transformers_logging
 
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import EncoderConfig, SignalKind
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.folder import files_fingerprint, model_folder
-from pipeline.encoders.pooling import forward_of, resolve_pooling
+from pipeline.encoders.pooling import pooled_forward
 from pipeline.encoders.preprocess import (
     AudioPreprocessor,
     ImagePreprocessor,
@@ -67,6 +68,10 @@ def load_encoder(config: EncoderConfig, kind: SignalKind, root: Path, device: st
 def encoder_fingerprint(config: EncoderConfig, kind: SignalKind, root: Path) -> str:
     """What `load_encoder(...).fingerprint` would be, without loading the model."""
     folder = model_folder(config.path, revision=config.revision, root=root)
+    return _fingerprint(config, kind, folder)
+
+
+def _fingerprint(config: EncoderConfig, kind: SignalKind, folder: Path) -> str:
     return fingerprint([_CODE_VERSION, kind, config.revision, config.dtype, config.pooling, files_fingerprint(folder)])
 
 
@@ -75,15 +80,15 @@ class HuggingFaceEncoder:
 
     def __init__(self, config: EncoderConfig, kind: SignalKind, folder: Path, device: str = "cpu") -> None:
         self.name = config.name
-        self.fingerprint = encoder_fingerprint(config, kind, folder)
+        self.fingerprint = _fingerprint(config, kind, folder)
         self._batch_size, self._device, self._dtype = config.batch_size, device, getattr(torch, config.dtype)
         model, random_weights = _load_model(folder, self._dtype)
-        pooling = resolve_pooling(
-            config.pooling, model=model, kind=kind, folder=folder, random_weights=frozenset(random_weights)
-        )
-        self._forward = forward_of(model.to(device), kind, pooling)
-        self._preprocess = _load_preprocessor(folder, model.config, kind)
-        vector = self._encode_batch([self._preprocess.example()])[0]
+        self._preprocess = load_preprocessor(folder, model, kind)
+        example = self._preprocess.example()
+        with torch.inference_mode():
+            inputs = self._moved(self._preprocess([example]).inputs)
+            self._forward = pooled_forward(model.to(device), kind, config.pooling, folder, inputs)
+        vector = self._encode_batch([example])[0]
         if random_weights and not np.isfinite(vector).all():
             raise ValueError(f"the checkpoint lacks weights that the output needs: {', '.join(random_weights[:3])}")
         self.width = len(vector)
@@ -107,7 +112,7 @@ class HuggingFaceEncoder:
     @torch.inference_mode()
     def _encode_batch(self, signals: Sequence[Signal]) -> npt.NDArray[np.float32]:
         batch = self._preprocess(signals)
-        vectors = self._forward({name: self._moved(value) for name, value in batch.inputs.items()}).float().cpu()
+        vectors = self._forward(self._moved(batch.inputs)).float().cpu()
         if batch.sample_of_row is not None:
             counts = torch.bincount(batch.sample_of_row, minlength=len(signals))
             sums = vectors.new_zeros(len(signals), vectors.shape[1]).index_add_(0, batch.sample_of_row, vectors)
@@ -115,8 +120,12 @@ class HuggingFaceEncoder:
         result: npt.NDArray[np.float32] = vectors.numpy()
         return result
 
-    def _moved(self, value: Tensor) -> Tensor:
-        return value.to(self._device, self._dtype if value.is_floating_point() else value.dtype)
+    def _moved(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        dtype = self._dtype
+        return {
+            name: value.to(self._device, dtype if value.is_floating_point() else value.dtype)
+            for name, value in inputs.items()
+        }
 
 
 def _load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
@@ -124,9 +133,10 @@ def _load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
 
     `transformers` fills those at random. Here they become NaN, so that none can reach an output unseen.
     """
-    model, report = AutoModel.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-    )
+    with _quiet():
+        model, report = AutoModel.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
     missing = sorted(report["missing_keys"])
     state: Mapping[str, Tensor] = model.state_dict()
     for name in missing:
@@ -135,9 +145,23 @@ def _load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
     return model.eval().requires_grad_(False), missing
 
 
-def _load_preprocessor(folder: Path, config: AutoConfig, kind: SignalKind) -> Preprocessor:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no reports of unused weights; what matters of them is checked here."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def load_preprocessor(folder: Path, model: Any, kind: SignalKind) -> Preprocessor:
+    """What turns signals of `kind` into the inputs of a model, as saved beside it."""
+    config = model.config
     if kind in ("image", "video"):
-        return _pixel_preprocessor(folder, config, kind)
+        return _pixel_preprocessor(folder, model, kind)
     if kind == "audio":
         return AudioPreprocessor(AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False))
     if kind == "series":
@@ -151,14 +175,18 @@ def _load_preprocessor(folder: Path, config: AutoConfig, kind: SignalKind) -> Pr
     return TextPreprocessor(tokenizer, max_tokens=min(tokenizer.model_max_length, positions), example=example)
 
 
-def _pixel_preprocessor(folder: Path, config: Any, kind: SignalKind) -> Preprocessor:
+def _pixel_preprocessor(folder: Path, model: Any, kind: SignalKind) -> Preprocessor:
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    vision = getattr(config, "vision_config", config)
+    vision = getattr(model.config, "vision_config", model.config)
     size = getattr(vision, "image_size", None) or _DEFAULT_IMAGE_SIZE
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     channels = getattr(vision, "num_channels", 3)
     if kind == "image":
         return ImagePreprocessor(processor, channels=channels, image_size=(height, width))
     return VideoPreprocessor(
-        processor, channels=channels, image_size=(height, width), frames=getattr(vision, "num_frames", None)
+        processor,
+        channels=channels,
+        image_size=(height, width),
+        frames=getattr(vision, "num_frames", None),
+        input_name=model.main_input_name,
     )

@@ -27,11 +27,14 @@ def prepare_images(images: Sequence[npt.NDArray[Any]], processor: Any, channels:
     by_pil = [array.shape[-1] in _PIL_CHANNELS and array.dtype == np.uint8 for array in arrays]
     if all(by_pil):
         return _processed(arrays, processor)
-    # PIL can neither resize multi-band images nor floats beyond [0, 1]. Each image goes its own way, whatever else is in
-    # the batch.
+    # PIL can neither resize multi-band images nor floats beyond [0, 1]. Each image goes its own way, whatever else the
+    # batch holds.
     if getattr(processor, "do_resize", False):
         arrays = [array if pil else _resized(array, processor) for array, pil in zip(arrays, by_pil, strict=True)]
-    parts = [_processed([array], processor, **({} if pil else {"do_resize": False})) for array, pil in zip(arrays, by_pil, strict=True)]
+    parts = [
+        _processed([array], processor, **({} if pil else {"do_resize": False}))
+        for array, pil in zip(arrays, by_pil, strict=True)
+    ]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

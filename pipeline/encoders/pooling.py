@@ -10,64 +10,46 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.config.schema import SignalKind
 
-Pooling = Literal["own", "mean", "cls", "last"]
 Forward = Callable[[Mapping[str, Tensor]], Tensor]
+"""From the tensors of a batch to vectors `[N, D]`."""
 
+_Reduce = Callable[[Tensor, Tensor], Tensor]
+# Dual encoders: the method with the trained projection, and the tower whose tokens the other poolings take.
 _TOWERS: dict[SignalKind, tuple[str, str]] = {
     "image": ("get_image_features", "vision_model"),
     "video": ("get_image_features", "vision_model"),
     "audio": ("get_audio_features", "audio_model"),
     "text": ("get_text_features", "text_model"),
 }
-_TOKEN_KINDS: tuple[SignalKind, ...] = ("text", "molecule")
 
 
-def resolve_pooling(
-    wanted: str, *, model: Any, kind: SignalKind, folder: Path, random_weights: frozenset[str]
-) -> Pooling:
-    """What `auto` means for this model: its own pooled output where that was trained, else the mean of its tokens.
+def pooled_forward(model: Any, kind: SignalKind, pooling: str, folder: Path, example: Mapping[str, Tensor]) -> Forward:
+    """The forward pass of the model's part for `kind`, pooled as configured.
 
-    Own is a dual encoder's projection, or a pooler whose weights are in the checkpoint. Text models average their
-    tokens unless a sentence-transformers folder says otherwise: a BERT pooler was trained for another purpose.
+    `auto` is the model's own pooled output where it is trained (a dual encoder's projection, or a pooler: weights that
+    the checkpoint lacks are NaN and show in the example's output), else the mean of its tokens. Text models average
+    their tokens unless a sentence-transformers folder says otherwise: a BERT pooler was trained for another purpose.
     """
-    if wanted != "auto":
-        return wanted  # type: ignore[return-value] # the configuration's own literal, less `auto`
-    if hasattr(model, _TOWERS.get(kind, ("", ""))[0] or "no tower"):
-        return "own"
-    if kind in _TOKEN_KINDS:
-        return _sentence_pooling(folder)
-    has_own = any("pool" in name for name, _ in model.named_modules())
-    return "own" if has_own and not any("pool" in name for name in random_weights) else "mean"
-
-
-def _sentence_pooling(folder: Path) -> Pooling:
-    path = folder / "1_Pooling" / "config.json"
-    modes = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if modes.get("pooling_mode_cls_token"):
-        return "cls"
-    return "last" if modes.get("pooling_mode_lasttoken") else "mean"
-
-
-def forward_of(model: Any, kind: SignalKind, pooling: Pooling) -> Forward:
-    """The forward pass of `kind`'s tower, pooled."""
-    features, tower = _TOWERS.get(kind, ("", ""))
-    if pooling == "own" and hasattr(model, features or "no tower"):
-        method = getattr(model, features)
-        return lambda inputs: _own(method(**inputs))
-    if hasattr(model, tower or "no tower"):
+    projection, tower = _TOWERS.get(kind, ("", ""))
+    if pooling == "auto" and projection and hasattr(model, projection):
+        features = getattr(model, projection)
+        return lambda inputs: _own(features(**inputs))
+    if tower and hasattr(model, tower):
         model = getattr(model, tower)
     elif getattr(model.config, "is_encoder_decoder", False):
         model = model.get_encoder()
+    if pooling == "auto":
+        pooling = _sentence_pooling(folder) if kind in ("text", "molecule") else _best_pooling(model, example)
     if pooling == "own":
         return lambda inputs: _own(model(**inputs))
-    reduce = {"mean": _mean, "cls": _first, "last": _last}[pooling]
+    reduce = _REDUCTIONS[pooling]
 
     def forward(inputs: Mapping[str, Tensor]) -> Tensor:
         hidden = _tokens(model(**inputs).last_hidden_state, kind)
@@ -76,10 +58,21 @@ def forward_of(model: Any, kind: SignalKind, pooling: Pooling) -> Forward:
     return forward
 
 
+def _best_pooling(model: Any, example: Mapping[str, Tensor]) -> str:
+    pooled = getattr(model(**example), "pooler_output", None)
+    return "own" if pooled is not None and bool(pooled.isfinite().all()) else "mean"
+
+
+def _sentence_pooling(folder: Path) -> str:
+    path = folder / "1_Pooling" / "config.json"
+    modes = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if modes.get("pooling_mode_cls_token"):
+        return "cls"
+    return "last" if modes.get("pooling_mode_lasttoken") else "mean"
+
+
 def _own(output: Any) -> Tensor:
-    pooled = output if isinstance(output, Tensor) else output.pooler_output
-    if pooled is None:
-        raise ValueError("the model has no pooled output of its own; choose pooling mean, cls or last")
+    pooled: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return pooled.flatten(1)
 
 
@@ -116,3 +109,6 @@ def _last(hidden_NTD: Tensor, mask_NT: Tensor) -> Tensor:
 
 def _at(hidden_NTD: Tensor, token_N: Tensor) -> Tensor:
     return hidden_NTD[torch.arange(len(hidden_NTD), device=hidden_NTD.device), token_N]
+
+
+_REDUCTIONS: dict[str, _Reduce] = {"mean": _mean, "cls": _first, "last": _last}

@@ -75,7 +75,7 @@ class ImagePreprocessor:
 
 
 class VideoPreprocessor:
-    """Clips `[F, H, W, 3]`: for a video model `frames` evenly spaced ones, for an image model all of them, one by one."""
+    """Clips `[F, H, W, 3]`: evenly spaced frames for a video model, every frame on its own for an image model."""
 
     same_length_only = False
 
@@ -108,7 +108,8 @@ class VideoPreprocessor:
     def _chosen(self, clip: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self._frames is None or len(clip) == self._frames:
             return clip
-        return clip[np.linspace(0, len(clip) - 1, self._frames).round().astype(int)]
+        chosen: npt.NDArray[Any] = clip[np.linspace(0, len(clip) - 1, self._frames).round().astype(int)]
+        return chosen
 
 
 class AudioPreprocessor:
@@ -152,7 +153,7 @@ class AudioPreprocessor:
 
 
 class SeriesPreprocessor:
-    """Multi-channel series `[T, C]`: cut into windows of the model's context, a short one padded on the left and masked."""
+    """Series `[T, C]`, cut into windows of the model's context; a short one is padded on the left and masked."""
 
     same_length_only = False
 
@@ -216,5 +217,7 @@ class TextPreprocessor:
         if any(text is None for text in texts):
             raise ValueError("a text or molecule signal needs text, got an array")
         return Batch(
-            dict(self._tokenizer(texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"))
+            dict(
+                self._tokenizer(texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt")
+            )
         )
