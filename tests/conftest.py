@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Worker processes (Ray's and our own) do not see pytest's `pythonpath`, and must not each take every core.
 os.environ["PYTHONPATH"] = str(ROOT)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from tests.tiny_lm import llm, tiny_lm_dir  # noqa: E402 - torch reads the environment when it is imported
+
+__all__ = ["llm", "tiny_lm_dir"]
 
 # The machine is shared: a slow example is no failure, and the same examples are tried everywhere.
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=50)

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.config.schema import LLMConfig
 from pipeline.models.frozen_llm import IGNORED, FrozenLLM
-from tests.unit.conftest import save_tiny_lm
+from tests.tiny_lm import save_tiny_lm
 
 SHORT, LONG = "a red circle", "a small blue square on the right ."
 
