@@ -168,14 +168,24 @@ def load_results(directory: Path) -> list[Result]:
 
 
 def caption_table(results: Iterable[Result], samples: int) -> dict[str, list[Any]]:
-    """Columns of the first `samples` captions of every dataset, encoder, method and size, from its first draw."""
-    columns: dict[str, list[Any]] = {name: [] for name in _SAMPLES_SCHEMA.names if name != "result"}
-    for result in results:
-        if result.draw == 0:
-            shown = _sample_rows(0, result).slice(0, samples)
-            for name, values in columns.items():
-                values.extend(shown[name].to_pylist())
-    return columns
+    """Columns to compare methods with: the first `samples` test samples of every dataset, encoder and support size.
+
+    From the first draw; the methods' captions of one sample lie below each other, what matters most to the left.
+    """
+    rows = [
+        row | {"position": position}
+        for result in results
+        if result.draw == 0
+        for position, row in enumerate(_sample_rows(0, result).slice(0, samples).to_pylist())
+    ]
+    order = {key: place for place, key in enumerate(dict.fromkeys(_group(row) for row in rows))}
+    rows.sort(key=lambda row: (order[_group(row)], row["position"]))  # stable: methods stay in the results' order
+    shown = ("dataset", "reference", "method", "caption", "attribute_accuracy", "cider_d", "shots", "encoder", "id")
+    return {name: [row[name] for row in rows] for name in shown}
+
+
+def _group(row: Mapping[str, Any]) -> tuple[str, str, int]:
+    return row["dataset"], row["encoder"], row["shots"]
 
 
 def _sample_rows(number: int, result: Result) -> pa.Table:

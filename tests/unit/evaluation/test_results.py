@@ -63,12 +63,13 @@ def test_missing_files_say_what_to_run(tmp_path: Path) -> None:
         load_results(tmp_path)
 
 
-def test_caption_table_shows_the_first_samples_of_the_first_draw(results: list[Result]) -> None:
+def test_caption_table_lays_methods_side_by_side(results: list[Result]) -> None:
     columns = caption_table(results, samples=2)
-    assert len({len(values) for values in columns.values()}) == 1
-    assert len(columns["caption"]) == 2 * 4 * 3  # samples, encoders, methods
-    assert set(columns["draw"]) == {0}
-    assert columns["caption"][:2] == list(results[0].samples.captions[:2])
+    assert {len(values) for values in columns.values()} == {2 * 4 * 3}  # samples, encoders, methods
+    first = [r for r in results if r.encoder == "satellite-a" and r.draw == 0]
+    assert columns["method"][:3] == [r.method for r in first]
+    assert columns["caption"][:6] == [r.samples.captions[i] for i in range(2) for r in first]
+    assert columns["id"][:6] == ["satellite-0"] * 3 + ["satellite-1"] * 3
 
 
 def test_one_caption_an_id() -> None:
