@@ -17,10 +17,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.schema import ExperimentConfig
+from pipeline.config.schema import EncoderConfig, ExperimentConfig, SignalKind
 from pipeline.data.sources import Source, open_source
 from pipeline.encoders.base import Encoder
-from pipeline.encoders.huggingface import load_encoder
 from pipeline.shards.build import DecodedShard, ShardSpec, decode_shard, encode_shard, encode_texts
 from pipeline.shards.format import FORMAT_VERSION, RejectedRow
 from pipeline.shards.manifest import MANIFEST_FILE, REJECTED_FILE, FileEntry, Manifest, save_manifest
@@ -53,7 +52,7 @@ class ShardBuilder:
         self._config, self._root, self._plans, self._device = config, root, plans, device
         # Shards come nearly in the order of the datasets: two datasets cover the change from one to the next.
         self._source = lru_cache(maxsize=2)(self._open_source)
-        self._encoder = lru_cache(maxsize=2 * max(len(plan.targets) for plan in plans))(self._load_encoder)
+        self._encoder = lru_cache(maxsize=2 * max(len(plan.targets) for plan in plans))(self._encoder_of)
 
     def decode(self, task: ShardTask) -> DecodedShard:
         """Read and decode the rows of a task."""
@@ -71,14 +70,14 @@ class ShardBuilder:
 
     @cached_property
     def _text_encoder(self) -> Encoder:
-        return load_encoder(self._config.text_encoder, "text", self._root, self._device)
+        return _load_encoder(self._config.text_encoder, "text", self._root, self._device)
 
     def _open_source(self, dataset: int) -> Source:
         return open_source(self._plans[dataset].config.source, self._root)
 
-    def _load_encoder(self, dataset: int, position: int) -> Encoder:
+    def _encoder_of(self, dataset: int, position: int) -> Encoder:
         plan = self._plans[dataset]
-        return load_encoder(plan.config.encoders[position], plan.config.kind, self._root, self._device)
+        return _load_encoder(plan.config.encoders[position], plan.config.kind, self._root, self._device)
 
 
 @dataclass(slots=True)
@@ -207,6 +206,13 @@ def extract_locally(
         for position, shard in builder.encode(task, builder.decode(task)):
             extraction.add(task.dataset, position, shard)
     return extraction.manifests()
+
+
+def _load_encoder(config: EncoderConfig, kind: SignalKind, root: Path, device: str) -> Encoder:
+    # Processes that only decode do without transformers, which takes seconds to import.
+    from pipeline.encoders.huggingface import load_encoder
+
+    return load_encoder(config, kind, root, device)
 
 
 def _write_rejected(directory: Path, rejected: list[RejectedRow]) -> FileEntry:

@@ -6,14 +6,13 @@ It depends on nothing else, so that a rerun plans the same shards and knows them
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import DatasetConfig, EncoderConfig, ExperimentConfig, SignalKind
 from pipeline.data.sources import Source, open_source
-from pipeline.encoders.huggingface import encoder_fingerprint
 from pipeline.shards.build import ShardSpec
 from pipeline.shards.format import FORMAT_VERSION, RejectedRow, ShardRecord
 from pipeline.shards.manifest import EncoderRecord
@@ -79,6 +78,11 @@ def plan_datasets(config: ExperimentConfig, root: Path, out_dir: Path) -> list[D
     return [_plan(dataset, config, text_encoder, root, out_dir) for dataset in config.datasets]
 
 
+def plan_identity(plans: Sequence[DatasetPlan]) -> str:
+    """Changes with the content of any dataset to be made."""
+    return fingerprint([(str(target.directory), target.content_key) for plan in plans for target in plan.targets])
+
+
 def _plan(
     dataset: DatasetConfig, config: ExperimentConfig, text_encoder: ModelPlan, root: Path, out_dir: Path
 ) -> DatasetPlan:
@@ -109,6 +113,8 @@ def _plan(
 
 
 def _model(config: EncoderConfig, kind: SignalKind, root: Path) -> ModelPlan:
+    from pipeline.encoders.huggingface import encoder_fingerprint
+
     return ModelPlan(config=config, fingerprint=encoder_fingerprint(config, kind, root))
 
 

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from torch import Tensor
 
 from pipeline.shards.format import shard_schema
 from pipeline.shards.manifest import FileEntry, Manifest, load_manifest
 from pipeline.shards.writer import file_sha256
 
-Indices = Sequence[int] | npt.NDArray[np.integer] | Tensor
+if TYPE_CHECKING:
+    # Torch is loaded with the first tensor: processes that only decode or verify do without it.
+    from torch import Tensor
+
+    Indices = Sequence[int] | npt.NDArray[np.integer] | Tensor
+
 _Rows = npt.NDArray[np.int64]
 
 
@@ -88,6 +91,8 @@ class EmbeddingDataset:
         gathered_ND = np.empty((len(rows), width), dtype=self.manifest.dtype)
         for shard, positions, local in self._by_shard(rows):
             gathered_ND[positions] = self._matrix(shard, column)[local]
+        import torch
+
         vectors_ND = torch.from_numpy(gathered_ND).float()
         return torch.nn.functional.normalize(vectors_ND, dim=1) if normalize else vectors_ND
 

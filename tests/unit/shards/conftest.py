@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.config.schema import EncoderConfig, ExperimentConfig, SignalKind
-from pipeline.shards import extraction, plan
+from pipeline.encoders import huggingface
+from pipeline.shards import extraction
 from pipeline.signal import Signal
 from tests.tiny_project import tiny_config
 
@@ -53,8 +54,8 @@ def hash_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     def identify(config: EncoderConfig, kind: SignalKind, root: Path) -> str:
         return f"hash-{config.name}-{kind}"
 
-    monkeypatch.setattr(extraction, "load_encoder", load)
-    monkeypatch.setattr(plan, "encoder_fingerprint", identify)
+    monkeypatch.setattr(huggingface, "load_encoder", load)
+    monkeypatch.setattr(huggingface, "encoder_fingerprint", identify)
 
 
 def extract_rows(root: Path, rows: Sequence[dict[str, Any]], **options: Any) -> ExperimentConfig:
