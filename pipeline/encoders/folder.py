@@ -10,7 +10,10 @@ import re
 from pathlib import Path
 
 from pipeline.config.fingerprint import fingerprint
+from pipeline.config.schema import EncoderConfig, SignalKind
 
+# Part of every fingerprint: raise it with any change to the encoders' code that alters vectors.
+_CODE_VERSION = 1
 CHECKSUM_FILE = "SHA256SUMS"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Weights as safetensors only: a pickle in the repository is not even downloaded.
@@ -47,9 +50,16 @@ def model_files(folder: Path) -> list[Path]:
     return sorted({file for pattern in _WANTED for file in folder.rglob(pattern) if file.is_file()})
 
 
-def files_fingerprint(folder: Path) -> str:
-    """Changes with any byte of the model's files."""
-    return fingerprint([(file.relative_to(folder).as_posix(), _sha256(file)) for file in model_files(folder)])
+def encoder_fingerprint(config: EncoderConfig, kind: SignalKind, root: Path) -> str:
+    """What `load_encoder(...).fingerprint` would be, without loading the model or the library that runs it."""
+    return folder_fingerprint(config, kind, model_folder(config.path, revision=config.revision, root=root))
+
+
+def folder_fingerprint(config: EncoderConfig, kind: SignalKind, folder: Path) -> str:
+    """Changes whenever the vectors of the model in `folder` could."""
+    files = [(file.relative_to(folder).as_posix(), _sha256(file)) for file in model_files(folder)]
+    settings = [config.revision, config.dtype, config.pooling]
+    return fingerprint([_CODE_VERSION, kind, *settings, fingerprint(files)])
 
 
 def write_checksums(folder: Path) -> None:

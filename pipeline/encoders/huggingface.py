@@ -27,10 +27,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import EncoderConfig, SignalKind
 from pipeline.encoders.base import Encoder
-from pipeline.encoders.folder import files_fingerprint, model_folder
+from pipeline.encoders.folder import folder_fingerprint, model_folder
 from pipeline.encoders.pooling import pooled_forward
 from pipeline.encoders.preprocess import (
     AudioPreprocessor,
@@ -42,8 +41,6 @@ from pipeline.encoders.preprocess import (
 )
 from pipeline.signal import Signal
 
-# Part of every fingerprint: raise it with any change here that alters vectors.
-_CODE_VERSION = 1
 _EXAMPLE_TEXT = {"text": "a", "molecule": "C"}
 _DEFAULT_IMAGE_SIZE = 224
 
@@ -65,22 +62,12 @@ def load_encoder(config: EncoderConfig, kind: SignalKind, root: Path, device: st
     return encoder
 
 
-def encoder_fingerprint(config: EncoderConfig, kind: SignalKind, root: Path) -> str:
-    """What `load_encoder(...).fingerprint` would be, without loading the model."""
-    folder = model_folder(config.path, revision=config.revision, root=root)
-    return _fingerprint(config, kind, folder)
-
-
-def _fingerprint(config: EncoderConfig, kind: SignalKind, folder: Path) -> str:
-    return fingerprint([_CODE_VERSION, kind, config.revision, config.dtype, config.pooling, files_fingerprint(folder)])
-
-
 class HuggingFaceEncoder:
     """A frozen `AutoModel` with the preprocessing saved beside it."""
 
     def __init__(self, config: EncoderConfig, kind: SignalKind, folder: Path, device: str = "cpu") -> None:
         self.name = config.name
-        self.fingerprint = _fingerprint(config, kind, folder)
+        self.fingerprint = folder_fingerprint(config, kind, folder)
         self._batch_size, self._device, self._dtype = config.batch_size, device, getattr(torch, config.dtype)
         model, random_weights = _load_model(folder, self._dtype)
         self._preprocess = load_preprocessor(folder, model, kind)

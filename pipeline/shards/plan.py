@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import DatasetConfig, EncoderConfig, ExperimentConfig, SignalKind
 from pipeline.data.sources import Source, open_source
+from pipeline.encoders.folder import encoder_fingerprint
 from pipeline.shards.build import ShardSpec
 from pipeline.shards.format import FORMAT_VERSION, RejectedRow, ShardRecord
 from pipeline.shards.manifest import EncoderRecord
@@ -113,8 +114,6 @@ def _plan(
 
 
 def _model(config: EncoderConfig, kind: SignalKind, root: Path) -> ModelPlan:
-    from pipeline.encoders.huggingface import encoder_fingerprint
-
     return ModelPlan(config=config, fingerprint=encoder_fingerprint(config, kind, root))
 
 

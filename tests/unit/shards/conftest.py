@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.config.schema import EncoderConfig, ExperimentConfig, SignalKind
 from pipeline.encoders import huggingface
-from pipeline.shards import extraction
+from pipeline.shards import extraction, plan
 from pipeline.signal import Signal
 from tests.tiny_project import tiny_config
 
@@ -55,7 +55,7 @@ def hash_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
         return f"hash-{config.name}-{kind}"
 
     monkeypatch.setattr(huggingface, "load_encoder", load)
-    monkeypatch.setattr(huggingface, "encoder_fingerprint", identify)
+    monkeypatch.setattr(plan, "encoder_fingerprint", identify)
 
 
 def extract_rows(root: Path, rows: Sequence[dict[str, Any]], **options: Any) -> ExperimentConfig:
