@@ -31,7 +31,7 @@ demo: $(STAMP) ## Raw signals to captions: the whole pipeline on the miniature s
 
 test: $(STAMP) ## Unit, contract, golden and integration tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup -q --durations 5 \
-		$(wildcard $(TESTS)) $(PYTEST_ARGS)
+		$(TESTS) $(PYTEST_ARGS)
 
 lint: $(STAMP) ## Style, format, types and layers
 	@$(BIN)/ruff check .
@@ -40,10 +40,7 @@ lint: $(STAMP) ## Style, format, types and layers
 	@$(BIN)/lint-imports
 
 ui: $(STAMP) ## Serve the runs' records on localhost
-	@test -f runs/mlflow.db || { echo "error: runs/mlflow.db is not there yet: run 'make demo' first" >&2; exit 2; }
-	@echo "http://127.0.0.1:$(UI_PORT)"
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --backend-store-uri sqlite:///runs/mlflow.db \
-		--host 127.0.0.1 --port $(UI_PORT) --workers 1
+	@$(BIN)/python -m jobs.ui --port $(UI_PORT)
 
 clean: ## Remove results and caches, not .venv
 	@rm -rf runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,23 +11,59 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if not path.stem.startswith("_"))
+HELP = ["--help"]
+WRONG_KEY = ["--preset", "smoke", "--set", "nonsense=1"]
+
+# One process for all of them: each would otherwise spend its time importing torch and Ray.
+RUN_ALL = """
+import contextlib, io, json, runpy, sys
+jobs, command_lines = json.loads(sys.argv[1])
+results = {}
+for job in jobs:
+    for arguments in command_lines:
+        sys.argv = [job, *arguments]
+        code, out, err = None, io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                runpy.run_module(f"jobs.{job}", run_name="__main__")
+            except SystemExit as stop:
+                code = stop.code
+            except Exception as error:
+                code = repr(error)
+        results[f"{job} {arguments[0]}"] = code, out.getvalue(), err.getvalue()
+print(json.dumps(results))
+"""
+
+Results = dict[str, tuple[int | str, str, str]]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+@pytest.fixture(scope="module")
+def results() -> Results:
+    request = json.dumps([JOBS, [HELP, WRONG_KEY]])
+    command = [sys.executable, "-c", RUN_ALL, request]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert finished.returncode == 0, finished.stderr
+    found: Results = json.loads(finished.stdout)
+    return found
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_unknown_key_is_one_line_and_exit_code_2(job: str) -> None:
-    result = run(f"jobs.{job}", "--preset", "smoke", "--set", "nonsense=1")
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: unknown key 'nonsense' at the top level: valid keys: name, seed, ")
-    assert result.stderr.count("\n") == 1
+def test_unknown_key_is_one_line_and_exit_code_2(job: str, results: Results) -> None:
+    code, out, err = results[f"{job} --preset"]
+    assert (code, out) == (2, "")
+    assert err.startswith("error: unknown key 'nonsense' at the top level: valid keys: name, seed, ")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_help_says_what_it_does(job: str) -> None:
-    result = run(f"jobs.{job}", "--help")
-    assert result.returncode == 0, result.stderr
-    assert "--set A.B=VALUE" in result.stdout
-    assert len(result.stdout.partition("\n\n")[2].partition("\n")[0]) > 20
+def test_help_says_what_it_does(job: str, results: Results) -> None:
+    code, out, err = results[f"{job} --help"]
+    assert (code, err) == (0, "")
+    assert "--set A.B=VALUE" in out
+    assert len(out.partition("\n\n")[2].partition("\n")[0]) > 20
+
+
+def test_the_exit_code_leaves_the_process() -> None:
+    command = [sys.executable, "-m", "jobs.ui", *WRONG_KEY]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
