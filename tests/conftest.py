@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-
 ROOT = Path(__file__).resolve().parents[1]
 
 # Worker processes (Ray's and our own) do not see pytest's `pythonpath`, and must not each take every core.

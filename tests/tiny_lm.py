@@ -14,24 +14,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from pipeline.config.schema import LLMConfig
 from pipeline.models.frozen_llm import FrozenLLM
 
-WORDS = [
-    "describe",
-    ":",
-    "caption",
-    "a",
-    "red",
-    "blue",
-    "green",
-    "circle",
-    "square",
-    "on",
-    "the",
-    "left",
-    "right",
-    ".",
-    "small",
-    "large",
-]
+WORDS = (
+    *("describe", ":", "caption", "a", "red", "blue", "green", "circle", "square"),
+    *("on", "the", "left", "right", ".", "small", "large"),
+)
 
 
 def save_tiny_lm(directory: Path, *, pad_token: str | None = "<pad>") -> None:
