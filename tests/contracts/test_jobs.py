@@ -22,6 +22,7 @@ results = {}
 for job in jobs:
     for arguments in command_lines:
         sys.argv = [job, *arguments]
+        sys.modules.pop(f"jobs.{job}", None)  # `demo` imports the others; each is to start afresh
         code, out, err = None, io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
