@@ -1,21 +1,22 @@
-"""The presets of the embedded suite name what the suite writes and what is shipped beside it."""
+"""The presets of the embedded suite read exactly what the suite writes, by the models that are shipped beside it."""
 
 from __future__ import annotations
 
 import pytest
 
 from pipeline.config.presets import build_preset
-from pipeline.data.miniature.grammar import GRAMMARS
+from pipeline.data.miniature.modalities import MODALITIES, source_for
 
 
 @pytest.mark.parametrize("preset", ["miniature", "smoke"])
-def test_scored_attributes_are_those_of_the_grammars(preset: str) -> None:
+def test_sources_are_the_files_that_the_suite_writes(preset: str) -> None:
     config = build_preset(preset)
+    assert config.miniature is not None
     for dataset in config.datasets:
-        if dataset.role != "text":
-            assert dataset.source.attribute_fields == GRAMMARS[dataset.name].attribute_names
+        modality = MODALITIES[dataset.name]
+        assert dataset.source == source_for(dataset.name, config.miniature.data_dir)
+        assert (dataset.kind, dataset.role) == (modality.kind, modality.role)
 
 
-def test_every_domain_is_in_the_demo() -> None:
-    names = {dataset.name for dataset in build_preset("miniature").datasets if dataset.role != "text"}
-    assert names == set(GRAMMARS)
+def test_every_modality_is_in_the_demo() -> None:
+    assert {dataset.name for dataset in build_preset("miniature").datasets} == set(MODALITIES)
