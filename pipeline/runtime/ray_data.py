@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
 
@@ -33,13 +33,16 @@ from pipeline.shards.extraction import (
     extract_locally,
 )
 from pipeline.shards.plan import DatasetPlan
-from pipeline.shards.transport import pack, unpack
+from pipeline.shards.transport import from_cell, pack, to_cell, unpack
 from pipeline.shards.writer import Shard
 
 MAX_ATTEMPTS = 3
 _ATTEMPTS_FOLDER = ".attempts"
 _TASK = TypeAdapter(ShardTask)
 _SHARD = TypeAdapter(Shard)
+_RESULT = pa.schema(
+    [("dataset", pa.int64()), ("encoder", pa.int64()), ("shard", pa.large_string()), ("error", pa.string())]
+)
 
 
 def extract(
@@ -71,7 +74,6 @@ class _Work:
 
 def _run(extraction: Extraction, work: _Work, session: Session, verbose: bool) -> None:
     import ray.data
-    from ray.exceptions import RayError
 
     # What a worker raises reaches the caller as an exception; Ray would also print it.
     logging.getLogger("ray.data").setLevel(logging.INFO if verbose else logging.CRITICAL)
@@ -106,20 +108,21 @@ def _run(extraction: Extraction, work: _Work, session: Session, verbose: bool) -
             num_gpus=options.gpus_per_actor or None,
         )
     )
-    try:
-        for row in shards.iter_rows():
-            extraction.add(row["dataset"], row["encoder"], _SHARD.validate_json(row["shard"]))
-    except RayError as error:
-        raise _cause(error) from error
+    for row in shards.iter_rows():
+        if row["error"] is not None:
+            raise ValueError(row["error"])
+        extraction.add(row["dataset"], row["encoder"], _SHARD.validate_json(row["shard"]))
 
 
 def _decode(batch: pa.Table, *, work: _Work) -> pa.Table:
     task = _TASK.validate_json(batch["task"][0].as_py())
-    with _attempt("decode", task, work):
-        content = pack(_builder(work).decode(task))
-    offsets = pa.py_buffer(np.array([0, content.size], dtype=np.int64))
-    cell = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, content])
-    return batch.append_column("decoded", cell)
+    content, error = pa.py_buffer(b""), None
+    try:
+        with _attempt("decode", task, work):
+            content = pack(_builder(work).decode(task))
+    except (ValueError, OSError) as raised:
+        error = _reported(raised)
+    return batch.append_column("decoded", to_cell(content)).append_column("error", pa.array([error], type=pa.string()))
 
 
 class _Encoder:
@@ -134,15 +137,24 @@ class _Encoder:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         task = _TASK.validate_json(batch["task"][0].as_py())
-        with _attempt("encode", task, self._work):
-            written = list(self._builder.encode(task, unpack(batch["decoded"][0].as_buffer())))
-        return pa.table(
-            {
-                "dataset": [task.dataset] * len(written),
-                "encoder": [position for position, _ in written],
-                "shard": [_SHARD.dump_json(shard).decode() for _, shard in written],
-            }
-        )
+        error = batch["error"][0].as_py()
+        rows: list[dict[str, Any]] = []
+        if error is None:
+            try:
+                with _attempt("encode", task, self._work):
+                    for position, shard in self._builder.encode(task, unpack(from_cell(batch["decoded"]))):
+                        rows.append({"encoder": position, "shard": _SHARD.dump_json(shard).decode()})
+            except (ValueError, OSError) as raised:
+                error = _reported(raised)
+        if error is not None:
+            rows.append({"error": error})
+        return pa.Table.from_pylist([{"dataset": task.dataset, **row} for row in rows], schema=_RESULT)
+
+
+def _reported(error: Exception) -> str:
+    """What the user can mend travels as text: Ray's way of carrying an exception loses its cause."""
+    traceback.print_exc()  # into the worker's log, which `verbose` shows
+    return str(error) or type(error).__name__
 
 
 @lru_cache(maxsize=1)
@@ -183,16 +195,3 @@ def _attempt(stage: str, task: ShardTask, work: _Work) -> Iterator[None]:
         yield
     finally:
         marker.unlink(missing_ok=True)
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What the worker raised, where that is a user's to mend; else Ray's own error."""
-    from ray.exceptions import RayError
-
-    found: Any = error
-    while found is not None:
-        # Ray wraps an error in a class of its own that also inherits from the error's class.
-        if isinstance(found, (ValueError, OSError)) and not isinstance(found, RayError):
-            return found
-        found = getattr(found, "cause", None) or found.__cause__
-    return error

@@ -61,6 +61,18 @@ def unpack(content: pa.Buffer) -> DecodedShard:
     return DecodedShard(rows=rows, rejected=rejected)
 
 
+def to_cell(content: pa.Buffer) -> pa.LargeBinaryArray:
+    """The content as a column of one row, without a copy."""
+    offsets = pa.py_buffer(np.array([0, content.size], dtype=np.int64))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, content])
+
+
+def from_cell(column: pa.ChunkedArray) -> pa.Buffer:
+    """The content of a column of one row, without a copy."""
+    (cell,) = (cell for chunk in column.chunks for cell in _cells(chunk))
+    return cell
+
+
 def _cells(chunk: pa.LargeBinaryArray) -> Iterator[pa.Buffer]:
     """The bytes of each row, as slices: Arrow's own scalars copy."""
     _, offsets, data = chunk.buffers()

@@ -12,7 +12,7 @@ from pipeline.config.schema import SignalKind
 from pipeline.data.sample import Sample
 from pipeline.shards.build import DecodedRow, DecodedShard
 from pipeline.shards.format import RejectedRow
-from pipeline.shards.transport import pack, unpack
+from pipeline.shards.transport import from_cell, pack, to_cell, unpack
 from pipeline.signal import Signal
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -75,7 +75,7 @@ def test_arrays_are_views_of_the_message() -> None:
         )
     )
     before = pa.total_allocated_bytes()
-    back = unpack(content).rows[0].signal.array
+    back = unpack(from_cell(pa.chunked_array([to_cell(content)]))).rows[0].signal.array
     assert back is not None
     assert pa.total_allocated_bytes() - before < 100_000
     assert content.address <= back.ctypes.data < content.address + content.size
