@@ -260,6 +260,8 @@ class IntegrateConfig:
     """Support sizes."""
     draws: PositiveInt = 3
     """Independent support draws for each size."""
+    encoders: PositiveInt | None = None
+    """Encoders of each held-out modality that are integrated, the first ones of its list; None: all."""
     finetune: FinetuneConfig = FinetuneConfig()
     """Fine-tuning of the merged projector."""
     chunk: PositiveInt = 128

@@ -19,7 +19,7 @@ from pipeline.adaptation.captioner import Captioner, ProjectorCaptioner
 from pipeline.adaptation.methods import Method, SemiMethod, build_methods, count_parameters
 from pipeline.adaptation.support import SupportSet, read_support
 from pipeline.config.fingerprint import fingerprint
-from pipeline.config.schema import ExperimentConfig
+from pipeline.config.schema import ExperimentConfig, MethodName
 from pipeline.evaluation.attributes import vocabulary_of
 from pipeline.evaluation.protocol import draw_support, test_rows
 from pipeline.evaluation.results import Result, load_results, save_results, score_captions
@@ -71,7 +71,7 @@ def cells(config: ExperimentConfig, root: Path, run_dir: Path, stage_fingerprint
         )
         for dataset in config.datasets
         if dataset.role == "held_out"
-        for encoder in dataset.encoders
+        for encoder in dataset.encoders[: config.integrate.encoders]
         for shots in config.integrate.shots
         for draw in range(config.integrate.draws)
     ]
@@ -150,7 +150,7 @@ class _Models:
     """What the cells of one run share in a process."""
 
     llm: FrozenLLM
-    methods: dict[str, Method]
+    methods: dict[MethodName, Method]
     splits: dict[tuple[str, str, str], SplitRows]
 
     def rows(self, split: str, cell: Cell) -> SplitRows:
@@ -168,7 +168,7 @@ def _models(config: ExperimentConfig, root: Path, run_dir: Path, _identity: str)
         for split in ("train", "test")
         for rows in open_splits(config, root, run_dir, role="held_out", split=split)
     }
-    return _Models(llm=llm, methods=dict(methods), splits=splits)
+    return _Models(llm=llm, methods=methods, splits=splits)
 
 
 def _positions(rows: SplitRows) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

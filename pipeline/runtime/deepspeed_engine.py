@@ -103,7 +103,7 @@ class DeepSpeedEngine:
         return result.detach()
 
     def _materialise_moments(self, updates: int) -> None:
-        """Create the moments of each flat partition as AdamW's first step would: nothing can be set before they exist."""
+        """Create each flat partition's moments, as AdamW's first step would: else there is nothing to set."""
         for group in self._base_optimizer.param_groups:
             for flat in group["params"]:
                 slots = self._base_optimizer.state[flat]

@@ -78,12 +78,17 @@ def instruction_embeddings(config: ExperimentConfig, root: Path) -> dict[str, Te
     return {dataset.name: vector for dataset, vector in zip(config.datasets, vectors, strict=True)}
 
 
-def open_splits(config: ExperimentConfig, root: Path, run_dir: Path, *, role: str, split: str) -> list[SplitRows]:
-    """The given split of every (modality, encoder) of a role, in the order of the configuration."""
+def open_splits(
+    config: ExperimentConfig, root: Path, run_dir: Path, *, role: str, split: str, stage: str | None = None
+) -> list[SplitRows]:
+    """The given split of every (modality, encoder) of a role, in the order of the configuration.
+
+    With `stage` (`pretrain` or `meta`), only the datasets that this training stage reads.
+    """
     instructions = instruction_embeddings(config, root)
     opened = []
     for dataset_config in config.datasets:
-        if dataset_config.role != role:
+        if dataset_config.role != role or (stage is not None and stage not in dataset_config.stages):
             continue
         for encoder in dataset_config.encoders:
             dataset = EmbeddingDataset(embeddings_dir(run_dir, dataset_config, encoder))
