@@ -72,6 +72,8 @@ class DecodedShard:
 class Encoded:
     """Vectors as they will be stored, and why some rows have none that can be used."""
 
+    encoder: str
+    """Fingerprint of the encoder."""
     vectors_ND: _Vectors
     """One vector a row."""
     problems: dict[int, str]
@@ -103,14 +105,21 @@ def _decoded(item: Sample | BadRow, kind: SignalKind) -> tuple[Sample, Signal] |
 
 def encode_texts(decoded: DecodedShard, text_encoder: Encoder, dtype: StorageDtype) -> Encoded:
     """Text embedding of each row's first caption."""
-    return _encode([Signal(kind="text", text=row.sample.captions[0]) for row in decoded.rows], text_encoder, dtype)
+    return _encode([Signal(kind="text", text=caption) for caption in _first_captions(decoded)], text_encoder, dtype)
+
+
+def _first_captions(decoded: DecodedShard) -> list[str]:
+    return [row.sample.captions[0] for row in decoded.rows]
 
 
 def encode_shard(
     decoded: DecodedShard, encoder: Encoder, texts: Encoded, dtype: StorageDtype
 ) -> tuple[pa.Table, tuple[RejectedRow, ...]]:
     """The shard's table, and all rows that it lacks in the order of the source."""
-    embedded = _encode([row.signal for row in decoded.rows], encoder, dtype)
+    signals = [row.signal for row in decoded.rows]
+    # Text as a modality is mostly its own caption, and its first encoder the text encoder: that work is done already.
+    known = encoder.fingerprint == texts.encoder and [signal.text for signal in signals] == _first_captions(decoded)
+    embedded = texts if known else _encode(signals, encoder, dtype)
     problems = {index: f"text embedding {problem}" for index, problem in texts.problems.items()}
     problems = {index: f"embedding {problem}" for index, problem in embedded.problems.items()} | problems
     good = [index for index in range(len(decoded.rows)) if index not in problems]
@@ -141,7 +150,7 @@ def _encode(signals: Sequence[Signal], encoder: Encoder, dtype: StorageDtype) ->
     usable_N = np.isfinite(stored_ND).all(axis=1) & stored_ND.any(axis=1)
     for index in np.flatnonzero(~usable_N).tolist():
         problems.setdefault(index, _fault(vectors_ND[index], dtype))
-    return Encoded(vectors_ND, problems)
+    return Encoded(encoder.fingerprint, vectors_ND, problems)
 
 
 def _fill(

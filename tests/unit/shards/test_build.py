@@ -110,6 +110,19 @@ def test_an_encoder_of_another_width_is_a_bug_and_not_a_bad_row() -> None:
         encode_shard(decoded, Wide("e", 6), encode_texts(decoded, HashEncoder("t", 4), "float16"), "float16")
 
 
+def test_a_text_that_is_its_own_caption_is_encoded_once() -> None:
+    encoder = HashEncoder("text", 4)
+    own = decode_all([sample("a"), sample("b", caption="b")])
+    encode_shard(own, encoder, encode_texts(own, encoder, "float16"), "float16")
+    assert encoder.calls == [2, 2]  # the first row's caption is another text
+    own = decode_all([sample("a", caption="a"), sample("b", caption="b")])
+    table, _ = encode_shard(own, encoder, encode_texts(own, encoder, "float16"), "float16")
+    assert encoder.calls == [2, 2, 2]
+    assert table["embedding"].to_pylist() == table["text_embedding"].to_pylist()
+    encode_shard(own, HashEncoder("other", 4), encode_texts(own, encoder, "float16"), "float16")
+    assert encoder.calls == [2, 2, 2, 2]
+
+
 def test_a_source_that_loses_rows_is_noticed() -> None:
     with pytest.raises(ValueError, match="zip"):
         decode_shard(ShardSpec(index=0, start=0, stop=3), Rows([sample("x")]), "text")
