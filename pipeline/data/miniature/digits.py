@@ -21,17 +21,34 @@ _GRAMMAR = GRAMMARS["digits"]
 _FULL_INK = 16.0
 
 
+Scan = npt.NDArray[np.float64]
+"""An `[8, 8]` scan, ink from 0 to 16."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Scans:
     images: npt.NDArray[np.float64]
-    values: list[dict[str, str]]
+    labels: npt.NDArray[np.int64]
+    edges: dict[str, npt.NDArray[np.float64]]
 
 
 def make(index: int) -> Example:
-    """One scan."""
+    """One scan of the collection."""
+    return example_of(*scan(index))
+
+
+def scan(index: int) -> tuple[Scan, int]:
+    """One scan of the collection and the digit that it shows."""
     scans = _scans()
-    pixels = drawing.to_uint8(scans.images[index] / _FULL_INK * 255)
-    return Example(drawing.png_bytes(pixels), dict(scans.values[index]))
+    return scans.images[index], int(scans.labels[index])
+
+
+def example_of(image: Scan, digit: int) -> Example:
+    """Any scan, with the phrases that its measures have among the collection's."""
+    values = {"digit": _GRAMMAR.values("digit")[digit]}
+    for name, measured in measure(image[None]).items():
+        values[name] = _GRAMMAR.values(name)[int(np.searchsorted(_scans().edges[name], measured[0]))]
+    return Example(drawing.png_bytes(drawing.to_uint8(image / _FULL_INK * 255)), values)
 
 
 def measure(images: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
@@ -56,10 +73,9 @@ def _scans() -> _Scans:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    images, labels = bunch.images.astype(np.float64), bunch.target
-    columns = {"digit": [_GRAMMAR.values("digit")[label] for label in labels]}
+    images = bunch.images.astype(np.float64)
+    edges = {}
     for name, measured in measure(images).items():
-        phrases = _GRAMMAR.values(name)
-        edges = np.quantile(measured, np.arange(1, len(phrases)) / len(phrases))
-        columns[name] = [phrases[level] for level in np.searchsorted(edges, measured)]
-    return _Scans(images, [{name: columns[name][i] for name in columns} for i in range(len(images))])
+        count = len(_GRAMMAR.values(name))
+        edges[name] = np.quantile(measured, np.arange(1, count) / count)
+    return _Scans(images, bunch.target.astype(np.int64), edges)

@@ -18,10 +18,13 @@ from pipeline.data.miniature.grammar import GRAMMARS
 
 SIDE = 32
 _GRAMMAR = GRAMMARS["astronomy"]
-_AXIS_RATIOS = (0.95, 0.74, 0.54, 0.36)
-_PEAKS = (14.0, 23.0, 38.0, 63.0, 105.0, 175.0)
+_AXIS_RATIOS = (0.95, 0.72, 0.52, 0.35)
+_PEAKS = (14.0, 25.0, 45.0, 80.0, 143.0, 255.0)
 _SKY = 1.0
-_WHITE_POINT = 300.0
+_FLUX = 90.0
+_ARMS_SHARE = 0.55
+_LARGEST_TURN = 0.8
+_WHITE_POINT = 450.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class _Kind:
 
 _KINDS = {
     "dwarf": _Kind(0.7, 3.6, (0.85, 1.0, 0.95)),
-    "starburst": _Kind(1.0, 6.0, (0.55, 0.85, 1.5), knots=0.5),
+    "starburst": _Kind(1.0, 6.0, (0.55, 0.85, 1.5), knots=0.35),
     "quiescent": _Kind(2.0, 5.2, (1.5, 0.95, 0.45)),
     "dusty": _Kind(0.8, 6.4, (1.35, 0.75, 0.7), knots=-0.4),
     "compact": _Kind(2.6, 3.4, (1.0, 1.1, 1.25)),
@@ -58,15 +61,17 @@ def make(rng: np.random.Generator) -> Example:
     """One galaxy."""
     values = _GRAMMAR.sample(rng)
     kind = _KINDS[values["kind"]]
-    ratio = _AXIS_RATIOS[_GRAMMAR.level("tilt", values["tilt"])] * rng.uniform(0.95, 1.05)
+    ratio = _AXIS_RATIOS[_GRAMMAR.level("tilt", values["tilt"])] * rng.uniform(0.96, 1.04)
     frame = _frame(min(ratio, 1.0), rng)
     colour = np.array(kind.colour) * rng.uniform(0.93, 1.07, 3)
 
     light = _sersic(frame.radius, kind.index * rng.uniform(0.9, 1.1), kind.radius * rng.uniform(0.93, 1.07))
-    light = light / light.max()
     light *= 1 + kind.knots * np.clip(drawing.soft_noise((SIDE, SIDE), 0.9, rng), -1.5, 1.5)
-    light += _arms(_GRAMMAR.level("arms", values["arms"]), frame, rng)
-    galaxy = np.maximum(light, 0)[:, :, None] * colour
+    light /= light.sum()
+    arms = _arms(_GRAMMAR.level("arms", values["arms"]), frame, rng)
+    if arms.any():
+        light += _ARMS_SHARE * arms / arms.sum() - light * _ARMS_SHARE
+    galaxy = _FLUX * light[:, :, None] * colour
     galaxy = _with_feature(values["feature"], galaxy, frame, rng)
 
     peak = _PEAKS[_GRAMMAR.level("brightness", values["brightness"])] * rng.uniform(0.92, 1.08)
@@ -77,7 +82,7 @@ def make(rng: np.random.Generator) -> Example:
 def _frame(ratio: float, rng: np.random.Generator) -> _Frame:
     x, y = drawing.pixel_grid(SIDE, SIDE)
     centre = (SIDE - 1) / 2 + rng.uniform(-0.8, 0.8, 2)
-    turn = rng.uniform(0, np.pi)
+    turn = rng.uniform(-_LARGEST_TURN, _LARGEST_TURN)
     x, y = x - centre[0], y - centre[1]
     major = np.cos(turn) * x + np.sin(turn) * y
     minor = np.cos(turn) * y - np.sin(turn) * x
@@ -95,10 +100,10 @@ def _arms(count: int, frame: _Frame, rng: np.random.Generator) -> Plane:
     """Logarithmic spiral arms, narrow in azimuth."""
     if count == 0:
         return np.zeros_like(frame.radius)
-    winding = 1.7 * np.log(np.maximum(frame.radius, 1.0)) * rng.choice([-1, 1]) + rng.uniform(0, 2 * np.pi)
+    winding = 1.3 * np.log(np.maximum(frame.radius, 1.0)) * rng.choice([-1, 1]) + rng.uniform(0, 2 * np.pi)
     crest = np.exp(3.0 * (np.cos(count * (frame.azimuth - winding)) - 1))
     extent = np.exp(-(((frame.radius - 8.0) / 5.0) ** 2))
-    arms: Plane = 0.55 * crest * extent
+    arms: Plane = crest * extent
     return arms
 
 

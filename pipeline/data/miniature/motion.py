@@ -22,6 +22,7 @@ CHANNELS = ("ax", "ay", "az", "gx", "gy", "gz")
 _GRAMMAR = GRAMMARS["imu"]
 _CADENCES_HZ = (0.7, 0.91, 1.18, 1.54, 2.0, 2.6)
 _GRAVITY = 9.81
+_SHIFT_SPAN = 8
 _TIME = np.arange(SAMPLES) / RATE_HZ
 Series = npt.NDArray[np.float64]
 """A `[T, 3]` or `[T, 6]` series."""
@@ -51,23 +52,23 @@ _ACTIVITIES = {
 
 @dataclass(frozen=True, slots=True)
 class _Surface:
-    """Ring of a shock (frequency, decay time, strength), and noise: always there, or only under load."""
+    """Ring of a shock (frequency, decay time, strength), and noise: all the time, under load, and slow shifting."""
 
     ring_hz: float
     decay_s: float
     shock: float
-    rough: float
+    rough: float = 0.05
     crunch: float = 0.0
-    sway: float = 0.0
+    shift: float = 0.0
 
 
 _SURFACES = {
-    "asphalt": _Surface(20.0, 0.05, 1.6, 0.05),
-    "carpet": _Surface(7.0, 0.06, 0.5, 0.05),
-    "grass": _Surface(11.0, 0.10, 0.9, 0.35),
-    "sand": _Surface(5.0, 0.10, 0.4, 0.15, sway=1.3),
-    "snow": _Surface(9.0, 0.06, 0.5, 0.10, crunch=1.8),
-    "gravel": _Surface(16.0, 0.05, 1.2, 1.4),
+    "asphalt": _Surface(22.0, 0.025, 5.0),
+    "carpet": _Surface(6.0, 0.05, 0.3),
+    "grass": _Surface(8.0, 0.16, 2.0),
+    "sand": _Surface(4.0, 0.08, 0.4, shift=2.2),
+    "snow": _Surface(8.0, 0.05, 0.4, crunch=4.0),
+    "gravel": _Surface(14.0, 0.05, 1.2, rough=2.8),
 }
 
 
@@ -82,13 +83,13 @@ class _Place:
 
 
 _PLACES = {
-    "wrist": _Place((80.0, 0.0, 30.0), 1.3, 0.7, 1.8),
-    "ankle": _Place((0.0, 85.0, 0.0), 1.6, 1.8, 1.6),
-    "chest": _Place((0.0, -80.0, 40.0), 0.9, 0.7, 0.6),
-    "waist": _Place((0.0, 0.0, 0.0), 1.0, 1.0, 0.8),
-    "pocket": _Place((-85.0, 0.0, -30.0), 1.2, 1.1, 1.3),
-    "helmet": _Place((0.0, 30.0, 90.0), 0.7, 0.5, 0.5),
-    "backpack": _Place((180.0, 20.0, 0.0), 0.9, 0.8, 0.6),
+    "wrist": _Place((80.0, 0.0, 30.0), 1.3, 0.9, 1.8),
+    "ankle": _Place((0.0, 85.0, 0.0), 1.5, 1.5, 1.6),
+    "chest": _Place((0.0, -80.0, 40.0), 0.9, 0.9, 0.7),
+    "waist": _Place((0.0, 0.0, 0.0), 1.0, 1.1, 0.8),
+    "pocket": _Place((-85.0, 0.0, -30.0), 1.2, 1.2, 1.3),
+    "helmet": _Place((0.0, 30.0, 90.0), 0.8, 0.8, 0.6),
+    "backpack": _Place((180.0, 20.0, 0.0), 0.9, 1.0, 0.6),
 }
 
 
@@ -126,7 +127,7 @@ def _swing(activity: _Activity, cycle: Series, rng: np.random.Generator) -> Seri
 def _ground_force(
     activity: _Activity, surface: _Surface, cadence_hz: float, start: float, rng: np.random.Generator
 ) -> Series:
-    """Shocks, crunch, roughness and sway `[T, 3]` of the ground, in the body's axes."""
+    """Shocks, noise and shifting `[T, 3]` of the ground, in the body's axes."""
     count = activity.shocks
     since_s = np.mod(cadence_hz * _TIME + start, 1 / count) / cadence_hz
     load = np.exp(-since_s / surface.decay_s)
@@ -135,8 +136,9 @@ def _ground_force(
     force[:, 2] = (activity.shock + 0.8) * surface.shock * ring
     force[:, 0] = 0.35 * force[:, 2]
     noise = rng.standard_normal((SAMPLES, 3))
-    force += noise * (surface.rough + surface.crunch * np.exp(-since_s / 0.12))[:, None]
-    force[:, 1] += surface.sway * np.sin(2 * np.pi * rng.uniform(0.4, 0.5) * _TIME + rng.uniform(0, 2 * np.pi))
+    force += noise * (surface.rough + surface.crunch * np.exp(-since_s / 0.2))[:, None]
+    drift = np.cumsum(rng.standard_normal((SAMPLES + _SHIFT_SPAN, 3)), axis=0)
+    force += surface.shift * (drift[_SHIFT_SPAN:] - drift[:-_SHIFT_SPAN]) / _SHIFT_SPAN**0.5
     return force
 
 
