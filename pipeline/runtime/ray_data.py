@@ -37,6 +37,7 @@ from pipeline.shards.transport import from_cell, pack, to_cell, unpack
 from pipeline.shards.writer import Shard
 
 MAX_ATTEMPTS = 3
+MAX_DECODED_BYTES = 2**30
 _ATTEMPTS_FOLDER = ".attempts"
 _TASK = TypeAdapter(ShardTask)
 _SHARD = TypeAdapter(Shard)
@@ -120,6 +121,7 @@ def _decode(batch: pa.Table, *, work: _Work) -> pa.Table:
     try:
         with _attempt("decode", task, work):
             content = pack(_builder(work).decode(task))
+        _check_size(content, task, work)
     except (ValueError, OSError) as raised:
         error = _reported(raised)
     return batch.append_column("decoded", to_cell(content)).append_column("error", pa.array([error], type=pa.string()))
@@ -149,6 +151,17 @@ class _Encoder:
         if error is not None:
             rows.append({"error": error})
         return pa.Table.from_pylist([{"dataset": task.dataset, **row} for row in rows], schema=_RESULT)
+
+
+def _check_size(content: pa.Buffer, task: ShardTask, work: _Work) -> None:
+    """A decoded shard lies in memory several times on its way; one beyond the limit would push out all others."""
+    if content.size > MAX_DECODED_BYTES:
+        rows = task.spec.stop - task.spec.start
+        raise ValueError(
+            f"dataset {work.plans[task.dataset].config.name!r}: {rows} rows decode to {content.size / 2**20:,.0f} MiB, "
+            f"the limit is {MAX_DECODED_BYTES / 2**20:,.0f}: set extract.rows_per_shard to at most "
+            f"{rows * MAX_DECODED_BYTES // content.size}"
+        )
 
 
 def _reported(error: Exception) -> str:
