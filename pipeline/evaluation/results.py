@@ -181,7 +181,13 @@ def caption_table(results: Iterable[Result], samples: int) -> dict[str, list[Any
     order = {key: place for place, key in enumerate(dict.fromkeys(_group(row) for row in rows))}
     rows.sort(key=lambda row: (order[_group(row)], row["position"]))  # stable: methods stay in the results' order
     shown = ("dataset", "reference", "method", "caption", "attribute_accuracy", "cider_d", "shots", "encoder", "id")
-    return {name: [row[name] for row in rows] for name in shown}
+    digits = {"attribute_accuracy": 3, "cider_d": 1}
+    return {
+        name: [
+            round(row[name], digits[name]) if name in digits and row[name] is not None else row[name] for row in rows
+        ]
+        for name in shown
+    }
 
 
 def _group(row: Mapping[str, Any]) -> tuple[str, str, int]:

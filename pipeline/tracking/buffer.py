@@ -31,7 +31,7 @@ class MetricBuffer:
 
     `send` is called with batches of at most `max_points`, in order, never twice at once; when it raises, the points
     wait for the next turn.  What cannot be sent in the end is appended to `spill` as JSON lines: a tracking server that
-    is away costs a warning, not a run.
+    is away costs a message, not a run.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class MetricBuffer:
         self._spill.parent.mkdir(parents=True, exist_ok=True)
         with self._spill.open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps(asdict(point)) + "\n" for point in self._points)
-        _log.warning("the tracking store did not take %d metrics; they are in %s", len(self._points), self._spill)
+        _log.error("the tracking store did not take %d metrics; they are in %s", len(self._points), self._spill)
 
     def _work(self) -> None:
         while not self._closed.is_set():

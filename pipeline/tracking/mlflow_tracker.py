@@ -2,7 +2,7 @@
 
 In: what a `Tracker` is told.  Out: a run that always ends as FINISHED, FAILED or KILLED.
 
-Once a run has begun, a store that is away costs warnings, never the run's work.
+Once a run has begun, a store that is away costs messages, never the run's work.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,8 +20,6 @@ from pipeline.tracking.params import flatten, redact
 from pipeline.tracking.store import Store, process_tag, store_errors
 
 _log = logging.getLogger(__name__)
-_BATCH = 100
-"""Params or tags that one request may carry."""
 _SYSTEM_METRICS_S = 5.0
 _STOPPED = (None, 0, 130, 143)
 """Exit codes of a run that was told to stop: Ray answers Ctrl-C with 0; 128 + signal."""
@@ -113,8 +110,7 @@ class MlflowTracker:
 
         run_id = self._begun()
         entities = [RunTag(name, redact(value)) for name, value in tags.items()]
-        for batch in _batches(entities):
-            self._guarded("tags", partial(self._store.client.log_batch, run_id, tags=batch))
+        self._guarded("tags", lambda: self._store.client.log_batch(run_id, tags=entities))
 
     def describe(self, markdown: str) -> None:
         """The text on the run's page."""
@@ -164,8 +160,8 @@ class MlflowTracker:
     def _send_params(self, run_id: str, flat: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
-        for batch in _batches([Param(name, value) for name, value in flat.items()]):
-            self._store.client.log_batch(run_id, params=batch)
+        # Cut into requests of a legal size by the client.
+        self._store.client.log_batch(run_id, params=[Param(name, value) for name, value in flat.items()])
 
     def _metric_buffer(self) -> MetricBuffer:
         run_id = self._begun()
@@ -196,14 +192,10 @@ class MlflowTracker:
         try:
             action()
         except store_errors() as error:
-            _log.warning("tracking: %s of run %r was not stored: %s", what, self._name, redact(str(error)))
+            _log.error("tracking: %s of run %r was not stored: %s", what, self._name, redact(str(error)))
 
 
 _OWN_TAGS = frozenset({"mlflow.parentRunId"})
-
-
-def _batches(items: Sequence[Any]) -> list[Sequence[Any]]:
-    return [items[start : start + _BATCH] for start in range(0, len(items), _BATCH)]
 
 
 def _status(error: BaseException | None) -> str:

@@ -36,6 +36,13 @@ def test_a_value_within_a_longer_one_does_not_count() -> None:
     assert not right("a dark blue car", "blue")
 
 
+def test_of_values_that_start_together_the_longest_is_found() -> None:
+    vocabulary = {"colour": frozenset({"blue", "blue green"})}
+    captions = ["a blue green sea", "a blue green sea"]
+    scores = attribute_accuracy(captions, [{"colour": "blue green"}, {"colour": "blue"}], vocabulary)
+    assert scores.per_sample.tolist() == [1.0, 0.0]
+
+
 def test_a_value_beside_the_longer_one_does_count() -> None:
     assert not right("a dark blue car, blue sky", "dark blue")
 

@@ -83,6 +83,13 @@ def test_draws_widen_the_interval_even_where_samples_agree() -> None:
     assert (estimate.low, estimate.high) == pytest.approx((0.5, 0.7))
 
 
+def test_few_draws_do_not_look_surer_than_they_are() -> None:
+    # Of two draws one is drawn: means 0 and 1, half each.  Two of two would put half of the weight on 0.5.
+    scores = np.repeat([[0.0], [1.0]], 10, axis=1)
+    estimate = bootstrap_interval(scores, resamples=2000, confidence=0.4)
+    assert (estimate.low, estimate.high) == pytest.approx((0.0, 1.0))
+
+
 def test_interval_covers_the_truth_with_three_draws() -> None:
     rng = np.random.default_rng(1)
 

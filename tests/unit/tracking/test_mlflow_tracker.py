@@ -306,7 +306,7 @@ def test_a_store_that_is_not_there_is_an_error_before_the_work(tmp_path: Path, u
     assert "pw" not in str(caught.value)
 
 
-def test_a_store_that_goes_away_costs_warnings_not_the_run(
+def test_a_store_that_goes_away_costs_messages_not_the_run(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     (tmp_path / "note.txt").write_text("hello")
