@@ -37,9 +37,10 @@ def fan_out(
         for item in items:
             on_done(item, function(item))
         return
-    import ray
-
     with ray_session(runtime, root=root, verbose=verbose) as session:
+        # Not earlier: Ray reads the session's environment when it is imported.
+        import ray
+
         fitting(1, session=session, cpus=runtime.cpus_per_worker, gpus=runtime.gpus_per_worker)
         remote: Any = ray.remote(_call).options(
             num_cpus=runtime.cpus_per_worker, num_gpus=runtime.gpus_per_worker, max_retries=runtime.max_failures

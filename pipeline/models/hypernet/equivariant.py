@@ -91,8 +91,9 @@ class EquivariantHypernet(Hypernet):
         self.norm = nn.LayerNorm(width)
         self.target_correction = _zero_linear(width, text_width)
         self.bias_correction = _zero_linear(width, projector_shapes[-1][1]) if generate_bias else None
-        self.log_penalty = nn.Parameter(torch.tensor(math.log(_INITIAL_PENALTY)))
-        self.log_gain = nn.Parameter(torch.zeros(()))
+        # One element, not a scalar: DeepSpeed cannot broadcast a tensor without dimensions.
+        self.log_penalty = nn.Parameter(torch.full((1,), math.log(_INITIAL_PENALTY)))
+        self.log_gain = nn.Parameter(torch.zeros(1))
         self.modulation = _zero_linear(width, 2)
 
     def forward(self, support: SupportBatch, projector: Projector) -> list[LinearAdapter | None]:
