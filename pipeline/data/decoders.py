@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import tifffile
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from pipeline.config.schema import SignalKind
@@ -129,6 +130,7 @@ def _check_wav_length(payload: bytes) -> None:
 
 def _video(payload: bytes) -> _Decoded:
     frames: list[npt.NDArray[np.uint8]] = []
+    colours = VideoReformatter()  # one for all frames: building it takes as long as decoding a small clip
     with av.open(io.BytesIO(payload), mode="r") as container:
         if not container.streams.video:
             raise DecodeError("file has no video stream")
@@ -138,7 +140,7 @@ def _video(payload: bytes) -> _Decoded:
         for frame in container.decode(stream):
             if len(frames) == limit:
                 raise DecodeError(f"video is too long to decode at once (more than {limit} frames)")
-            frames.append(np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8))
+            frames.append(np.asarray(colours.reformat(frame, format="rgb24").to_ndarray(), dtype=np.uint8))
         if stream.frames and len(frames) < stream.frames:
             raise DecodeError(f"video is cut short: {len(frames)} of {stream.frames} frames")
         rate_hz = float(stream.average_rate) if stream.average_rate else None
