@@ -20,6 +20,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -41,6 +42,7 @@ from pipeline.config.schema import ExperimentConfig
 DEFAULT_PRESET = "miniature"
 USER_ERROR = 2
 INTERRUPTED = 130
+TERMINATED = 143
 
 _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -90,7 +92,9 @@ def config_from(args: argparse.Namespace) -> ExperimentConfig:
 
 
 def run_job(main: Callable[[], None]) -> NoReturn:
-    """Run a job and leave the process: 0, 2 with one `error: ...` line, or 130."""
+    """Run a job and leave the process: 0, 2 with one `error: ...` line, 130 or 143."""
+    # A terminated job unwinds like an interrupted one: its MLflow runs get their final state, Ray is shut down.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         main()
     except KeyboardInterrupt:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs._cli import console, job_parser, run_job, stage_progress
-from jobs._run import Run, open_run, run_stage
+from jobs._run import CONFIG_FILE, Run, open_run, run_stage
 from pipeline.config.fingerprint import fingerprint
+from pipeline.evaluation.markdown import headline
 from pipeline.evaluation.plots import Curve
 from pipeline.evaluation.report import PLOTS, REPORT_JSON, REPORT_MARKDOWN, RunFacts, write_report
 from pipeline.evaluation.results import Result, caption_table, load_results
@@ -106,7 +107,9 @@ def _log(run: Run, tracked: Tracker, summary: Summary, results: Sequence[Result]
         for name in (REPORT_JSON, REPORT_MARKDOWN):
             target.log_artifact(run.directory / name)
         target.log_artifact(run.directory / PLOTS)
+    run.tracker.log_artifact(run.directory / CONFIG_FILE)
     run.tracker.log_table("captions.json", caption_table(results, _SHOWN_CAPTIONS))
+    run.tracker.describe(headline(summary))
 
 
 def main() -> None:

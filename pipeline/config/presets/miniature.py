@@ -46,23 +46,27 @@ def miniature() -> ExperimentConfig:
         datasets=_datasets(DATA),
         text_encoder=_encoder("text-a"),
         llm=LLMConfig(path=f"{WEIGHTS}/lm"),
-        # The text encoder's width; a small LM is easy to steer with four soft tokens (METHOD section 7).
-        projector=ProjectorConfig(input_width=128, hidden_width=512, soft_tokens=4),
+        # The text encoder's width; a small LM needs several soft tokens to be steered (METHOD section 7).
+        projector=ProjectorConfig(input_width=128, hidden_width=512, soft_tokens=8, dropout=0.0),
         extract=ExtractConfig(rows_per_shard=1024),
         # Text as a modality teaches the projector the words of domains without pairs (METHOD section 6).
         pretrain=PretrainConfig(
-            optim=OptimConfig(learning_rate=1e-3, steps=1500, warmup_steps=100),
+            optim=OptimConfig(learning_rate=5e-3, steps=1500, warmup_steps=100),
             batch_size=64,
             text_fraction=0.5,
             text_noise=0.3,
         ),
         episodes=EpisodeConfig(support_shots=(16, 32, 64), queries=32),
         hypernet=HypernetConfig(kind="equivariant", rank=32, alpha=32.0, width=128, heads=4, layers=2),
-        meta=MetaConfig(optim=OptimConfig(learning_rate=3e-4, steps=600, warmup_steps=50), episodes_per_step=4),
-        integrate=IntegrateConfig(shots=(32,), draws=3, finetune=FinetuneConfig(steps=100, learning_rate=1e-3)),
+        meta=MetaConfig(optim=OptimConfig(learning_rate=1e-3, steps=400, warmup_steps=40), episodes_per_step=4),
+        integrate=IntegrateConfig(
+            shots=(32,), draws=3, encoders=1, finetune=FinetuneConfig(steps=60, learning_rate=1e-3, batch_size=16)
+        ),
         evaluate=EvaluateConfig(
             methods=get_args(MethodName),
             test_samples=200,
+            scratch=FinetuneConfig(steps=300, learning_rate=3e-3, batch_size=16),
+            finetuned_projector=FinetuneConfig(steps=300, learning_rate=1e-3, batch_size=16),
         ),
     )
 

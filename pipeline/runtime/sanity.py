@@ -1,0 +1,95 @@
+"""Whether few pairs are hard and many are enough: a projector from scratch at both ends.
+
+In: a run with extracted embeddings.  Out: attribute accuracy of a projector trained on a few pairs and on all pairs of
+each held-out modality. A suite where the first is close to the second could not show data efficiency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.adaptation.methods import ScratchMethod
+from pipeline.adaptation.support import read_support
+from pipeline.config.schema import ExperimentConfig, FinetuneConfig
+from pipeline.evaluation.attributes import attribute_accuracy, vocabulary_of
+from pipeline.evaluation.protocol import draw_support, test_rows
+from pipeline.models.frozen_llm import FrozenLLM
+from pipeline.runtime.fanout import fan_out
+from pipeline.training.sources import open_splits
+from pipeline.training.stages import new_projector
+
+ALL_PAIRS = FinetuneConfig(steps=2000, learning_rate=3e-3, batch_size=32)
+"""Budget of the projector that is trained on all pairs: about 30 epochs of the miniature suite's modalities."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScratchTask:
+    """One projector from scratch."""
+
+    config: ExperimentConfig
+    """The resolved configuration."""
+    root: Path
+    """The project's root."""
+    run_dir: Path
+    """Folder with the embeddings."""
+    modality: str
+    """Held-out modality; its first encoder is used."""
+    shots: int | None
+    """Pairs; None: all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScratchSanity:
+    """Attribute accuracy of a projector from scratch."""
+
+    modality: str
+    """Held-out modality."""
+    few: float
+    """On the configured number of shots."""
+    full: float
+    """On all training pairs."""
+
+
+def scratch_sanity(config: ExperimentConfig, root: Path, run_dir: Path, *, verbose: bool) -> Iterator[ScratchSanity]:
+    """Both ends for every held-out modality, in the configuration's order."""
+    few = config.integrate.shots[0]
+    modalities = [dataset.name for dataset in config.datasets if dataset.role == "held_out"]
+    tasks = [
+        ScratchTask(config=config, root=root, run_dir=run_dir, modality=modality, shots=shots)
+        for modality in modalities
+        for shots in (None, few)
+    ]
+    scores: dict[tuple[str, int | None], float] = {}
+
+    def on_done(task: ScratchTask, score: float) -> None:
+        scores[task.modality, task.shots] = score
+
+    fan_out(scratch_accuracy, tasks, runtime=config.runtime, root=root, on_done=on_done, verbose=verbose)
+    for modality in modalities:
+        yield ScratchSanity(modality=modality, few=scores[modality, few], full=scores[modality, None])
+
+
+def scratch_accuracy(task: ScratchTask) -> float:
+    """Train one projector and score it on the test rows."""
+    config = replace(task.config, datasets=tuple(item for item in task.config.datasets if item.name == task.modality))
+    llm = FrozenLLM(config.llm, task.root)
+    train, test = (
+        open_splits(config, task.root, task.run_dir, role="held_out", split=split)[0] for split in ("train", "test")
+    )
+    positions = np.arange(len(train), dtype=np.int64)
+    if task.shots is not None:
+        positions = draw_support(positions, task.shots, config.seed, 0, dataset=task.modality)
+    method = ScratchMethod(
+        template=new_projector(config, llm),
+        llm=llm,
+        finetuning=ALL_PAIRS if task.shots is None else config.evaluate.scratch,
+    )
+    captioner = method.fit(read_support(train, positions), config.seed)
+    every = np.arange(len(test), dtype=np.int64)
+    wanted = test_rows(every, config.evaluate.test_samples, config.seed, dataset=task.modality)
+    captions = captioner.caption(test.embeddings(wanted))
+    return attribute_accuracy(captions, test.attributes(wanted), vocabulary_of(test.attributes(every))).mean
