@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from pipeline.data.miniature.grammar import GRAMMARS
 from pipeline.models.miniature.corpus import Document, corpus_words, documents, instruction
 from pipeline.models.miniature.tokenizer import word_tokenizer
-from pipeline.models.miniature.training import Report, fit
+from pipeline.models.miniature.training import fit
 
 STEPS = 2600
 BATCH = 32
@@ -24,7 +24,7 @@ _SEED = 11
 _IGNORED = -100
 
 
-def train_language_model(report: Report, steps: int = STEPS) -> tuple[Any, Any]:
+def train_language_model() -> tuple[Any, Any]:
     """The trained model and its tokenizer."""
     tokenizer = word_tokenizer(corpus_words())
     torch.manual_seed(_SEED)
@@ -49,7 +49,7 @@ def train_language_model(report: Report, steps: int = STEPS) -> tuple[Any, Any]:
         loss: Tensor = model(**inputs, use_cache=False).loss
         return loss
 
-    fit([model], loss_of_step, steps=steps, learning_rate=3e-3, report=report)
+    fit([model], loss_of_step, steps=STEPS, learning_rate=3e-3)
     return model.eval(), tokenizer
 
 

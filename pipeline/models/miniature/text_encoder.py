@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel
 
 from pipeline.models.miniature.corpus import caption_sample, corpus_words, paraphrase_batch
 from pipeline.models.miniature.tokenizer import subword_tokenizer, word_tokenizer
-from pipeline.models.miniature.training import Report, fit
+from pipeline.models.miniature.training import fit
 
 TEMPERATURE = 0.05
 PAIRS = 96
@@ -40,14 +40,14 @@ class TextEncoderSpec:
     """Updates."""
 
 
-SPECS = {
+TEXT_ENCODERS = {
     "text-a": TextEncoderSpec(width=128, layers=2, tokenizer="words", seed=21),
     "text-b": TextEncoderSpec(width=96, layers=2, tokenizer="subwords", seed=22),
 }
 """The text encoders by name."""
 
 
-def train_text_encoder(spec: TextEncoderSpec, report: Report) -> tuple[Any, Any]:
+def train_text_encoder(spec: TextEncoderSpec) -> tuple[Any, Any]:
     """The trained model and its tokenizer."""
     if spec.tokenizer == "words":
         tokenizer = word_tokenizer(corpus_words())
@@ -72,7 +72,7 @@ def train_text_encoder(spec: TextEncoderSpec, report: Report) -> tuple[Any, Any]
         vectors = _mean_pooled(model, tokenizer([*batch.first, *batch.second], padding=True, return_tensors="pt"))
         return _info_nce(vectors[:PAIRS], vectors[PAIRS:], batch.meaning)
 
-    fit([model], loss_of_step, steps=spec.steps, learning_rate=1e-3, report=report)
+    fit([model], loss_of_step, steps=spec.steps, learning_rate=1e-3)
     return model.eval(), tokenizer
 
 

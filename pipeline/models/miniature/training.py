@@ -19,9 +19,6 @@ from pipeline.encoders.folder import write_checksums
 WEIGHTS = Path(__file__).parent / "weights"
 """Where the committed models lie, one folder each."""
 
-Report = Callable[[int, str], None]
-"""Called with steps done since the last call and a short note."""
-
 
 def fit(
     modules: Iterable[nn.Module],
@@ -30,7 +27,6 @@ def fit(
     steps: int,
     learning_rate: float,
     weight_decay: float = 0.01,
-    report: Report = lambda count, note: None,
 ) -> None:
     """AdamW with linear warm-up over a twentieth of the steps and cosine decay to zero."""
     parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
@@ -45,8 +41,6 @@ def fit(
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        if step % 20 == 19:
-            report(20, f"loss {loss.item():.3f}")
 
 
 def save_model(folder: Path, model: Any, *preprocessors: Any) -> None:

@@ -1,0 +1,113 @@
+"""Write the miniature suite's raw signals; on request rebuild its frozen models, or report what both are worth.
+
+In: the configuration's `miniature` section.  Out: the files below `miniature.data_dir`, laid out as users have them.
+`--rebuild-models` trains the committed models again, from their own seeds, and overwrites them (minutes);
+`--report` prints how well the encoders tell their modality's attributes and how well the language model is steered.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from rich.table import Table
+
+from jobs._cli import console, job_parser, run_job, stage_progress
+from jobs._run import Run, open_run, run_stage
+from pipeline.config.artifacts import STAGE_FILE
+from pipeline.config.fingerprint import fingerprint
+from pipeline.config.schema import MiniatureConfig
+from pipeline.data.miniature.suite import generate_suite
+from pipeline.tracking import Tracker
+
+
+def run(run: Run) -> None:
+    """Generate what is missing of the suite."""
+    run_stage(run, "prepare_miniature", fingerprint(_suite(run)), lambda tracked: _generate(run, tracked))
+
+
+def _suite(run: Run) -> MiniatureConfig:
+    if run.config.miniature is None:
+        raise ValueError("miniature: this configuration has no generated suite; choose --preset miniature or smoke")
+    return run.config.miniature
+
+
+def _generate(run: Run, tracked: Tracker) -> dict[str, Any]:
+    done: dict[str, int] = {}
+    with stage_progress("prepare_miniature", unit="samples") as advance:
+
+        def on_progress(modality: str, samples: int, total: int) -> None:
+            advance(samples - done.get(modality, 0), note=modality)
+            done[modality] = samples
+
+        counts = generate_suite(_suite(run), run.root, processes=_cpus(), on_progress=on_progress)
+        advance(0, note=f"{len(counts)} modalities")
+    tracked.log_metrics({"samples": float(sum(counts.values()))})
+    return {"samples": counts}
+
+
+def _rebuild(names: list[str]) -> None:
+    # Only a rebuild needs transformers, whose import takes longer than a finished stage's check.
+    from pipeline.models.miniature.build import MODEL_NAMES, build_models
+
+    chosen = names or list(MODEL_NAMES)
+    with stage_progress("rebuild models", total=len(chosen), unit="models") as advance:
+        for name, seconds in build_models(chosen, processes=_cpus()):
+            advance(1, note=name)
+            console.print(f"  {name:<14} {seconds:6.0f} s")
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _report(run: Run) -> None:
+    # Reading and encoding the suite needs transformers and scikit-learn; writing it does not.
+    from pipeline.models.miniature.report import linear_probes, steering
+
+    table = Table("modality", "encoder", "width", "linear probe", "by attribute", title="What the embeddings tell")
+    for probe in linear_probes(run.config, run.root):
+        by_attribute = "  ".join(f"{name} {score:.2f}" for name, score in probe.by_attribute.items())
+        table.add_row(probe.modality, probe.encoder, str(probe.width), f"{probe.mean:.3f}", by_attribute)
+    console.print(table)
+    said = "  ".join(f"{domain} {score:.2f}" for domain, score in steering(run.config, run.root).items())
+    console.print(f"values that the language model repeats when told: {said}")
+    _report_scratch(run)
+
+
+def _report_scratch(run: Run) -> None:
+    if not (run.directory / "embeddings" / STAGE_FILE).is_file():
+        console.print("a projector from scratch: needs the embeddings, run `python -m jobs.extract_embeddings` first")
+        return
+    from pipeline.runtime.sanity import scratch_sanity
+
+    few = run.config.integrate.shots[0]
+    table = Table(
+        "modality", f"{few} pairs", "all pairs", "ratio", title="A projector from scratch: attribute accuracy"
+    )
+    for found in scratch_sanity(run.config, run.root, run.directory, verbose=run.verbose):
+        table.add_row(
+            found.modality, f"{found.few:.3f}", f"{found.full:.3f}", f"{found.few / max(found.full, 1e-9):.2f}"
+        )
+    console.print(table)
+
+
+def main() -> None:
+    """Entry point."""
+    parser = job_parser(__doc__)
+    parser.add_argument(
+        "--rebuild-models", nargs="*", metavar="MODEL", help="train these of the suite's models again (none named: all)"
+    )
+    parser.add_argument("--report", action="store_true", help="print the suite's sanity figures")
+    args = parser.parse_args()
+    with open_run(args, "prepare_miniature") as opened:
+        if args.rebuild_models is not None:
+            _suite(opened)
+            _rebuild(args.rebuild_models)
+        run(opened)
+        if args.report:
+            _report(opened)
+
+
+if __name__ == "__main__":
+    run_job(main)
