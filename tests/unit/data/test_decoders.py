@@ -118,7 +118,7 @@ def test_audio_becomes_mono(form: str) -> None:
     assert signal.rate_hz == 16000
     assert signal.array is not None
     assert signal.array.dtype == np.float32
-    np.testing.assert_allclose(signal.array, 0.125, atol=1e-4)
+    np.testing.assert_allclose(signal.array.astype(np.float64), 0.125, atol=1e-4)
 
 
 def test_audio_of_unknown_length_is_read_to_its_end() -> None:

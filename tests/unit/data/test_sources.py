@@ -23,7 +23,7 @@ ROWS = [
 ]
 
 
-def _inline(kind: str, path: str, **changes: Any) -> SourceConfig:
+def _inline(kind: Any, path: str, **changes: Any) -> SourceConfig:
     return SourceConfig(kind=kind, path=path, payload_field="smiles", payload="inline", **changes)
 
 
@@ -166,10 +166,11 @@ def test_files_beside_the_table(tmp_path: Path) -> None:
 
 
 def test_parquet_bytes_plain_and_as_hugging_face_stores_them(tmp_path: Path) -> None:
-    for name, cells in {
+    stored: dict[str, list[Any]] = {
         "plain": [b"x", b""],
         "struct": [{"bytes": b"x", "path": None}, {"bytes": None, "path": "y"}],
-    }.items():
+    }
+    for name, cells in stored.items():
         rows = [{"id": str(i), "image": cell, "caption": "x"} for i, cell in enumerate(cells)]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
         config = SourceConfig(kind="parquet", path=f"{name}.parquet", payload_field="image", payload="bytes")
