@@ -14,8 +14,8 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pipeline.config.schema import RuntimeConfig
 
 TEMP_PREFIX = "semi-ray-"
 MAX_OBJECT_STORE = 2 * 2**30
+START_ATTEMPTS = 3
 SHARED_MEMORY = Path("/dev/shm")
 CODE_EXCLUDES = (".git", ".venv", "runs", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis")
 
@@ -74,7 +75,8 @@ def ray_session(
                 # Without it workers guess the dashboard's address; a stale file makes each of their queries take 40 s.
                 stack.enter_context(_environment({"RAY_API_SERVER_ADDRESS": f"http://{LOOPBACK}:{port}"}))
                 stack.callback(shutil.rmtree, folder := _temporary_folder(), ignore_errors=True)
-                options = _private_options(config, root, num_cpus, port, folder)
+                # Ray opens its folder to everybody, hence one inside ours.
+                options = _private_options(config, root, num_cpus, port, folder / "r")
             else:
                 options = _joined_options(config, root, address)
             stack.callback(ray.shutdown)
@@ -151,15 +153,29 @@ def _address_of_job() -> str | None:
 def _connect(ray: Any, options: dict[str, Any], verbose: bool) -> None:
     level = logging.INFO if verbose else logging.ERROR
     logging.getLogger("ray").setLevel(level)
-    try:
-        with nullcontext() if verbose else _silent_stderr():
-            ray.init(**options, log_to_driver=verbose, logging_level=level)
-    except ConnectionError as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"runtime.address: no Ray cluster answers at {options['address']!r} ({reason}): start one, correct the "
-            f"address, or leave it unset for a private cluster"
-        ) from error
+    for attempt in range(1, START_ATTEMPTS + 1):
+        before = set(psutil.Process().children(recursive=True))
+        try:
+            with nullcontext() if verbose else _silent_stderr():
+                ray.init(**options, log_to_driver=verbose, logging_level=level)
+            return
+        except ConnectionError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"runtime.address: no Ray cluster answers at {options['address']!r} ({reason}): start one, correct the "
+                f"address, or leave it unset for a private cluster"
+            ) from error
+        except Exception as error:  # Ray raises this very class
+            # Ray gives its own processes 30 s, which a busy machine may not keep; nothing else is tried again.
+            if attempt == START_ATTEMPTS or "timed out during startup" not in str(error):
+                raise
+            _kill(set(psutil.Process().children(recursive=True)) - before)
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,14 +24,16 @@ class FakeRay:
         self.options: dict[str, Any] = {}
         self.environment: dict[str, str] = {}
         self.running = False
-        self.error: Exception | None = None
+        self.child: subprocess.Popen[bytes]
+        self.errors: list[Exception] = []
 
     def is_initialized(self) -> bool:
         return self.running
 
     def init(self, **options: Any) -> None:
-        if self.error is not None:
-            raise self.error
+        if self.errors:
+            self.child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+            raise self.errors.pop(0)
         self.options, self.environment, self.running = options, dict(os.environ), True
 
     def shutdown(self) -> None:
@@ -57,8 +61,7 @@ def test_a_private_cluster_is_closed_quiet_and_leaves_nothing(ray: FakeRay, tmp_
     with ray_session(RuntimeConfig(threads_per_worker=3), root=tmp_path, num_cpus=2) as session:
         assert session == Session(address="10.0.0.1:6379", cpus=6.0, gpus=1.0)
         assert ray.running
-        folder = Path(ray.options["_temp_dir"])
-        assert folder.is_dir()
+        folder = Path(ray.options["_temp_dir"]).parent
         assert folder.stat().st_mode & 0o077 == 0
     assert not ray.running
     assert not folder.exists()
@@ -140,7 +143,7 @@ def test_a_token_at_hand_is_sent_to_a_joined_cluster(ray: FakeRay, tmp_path: Pat
 
 
 def test_an_address_without_a_cluster_is_one_clear_error(ray: FakeRay, tmp_path: Path) -> None:
-    ray.error = ConnectionError("Could not reach head:6379\nmany lines")
+    ray.errors = [ConnectionError("Could not reach head:6379\nmany lines")]
     before = dict(os.environ)
     with (
         pytest.raises(ValueError, match=r"^runtime.address: no Ray cluster answers at 'head:6379' \(Could not reach"),
@@ -148,6 +151,25 @@ def test_an_address_without_a_cluster_is_one_clear_error(ray: FakeRay, tmp_path:
     ):
         pass
     assert dict(os.environ) == before
+
+
+def test_a_start_that_a_busy_machine_missed_is_tried_again(ray: FakeRay, tmp_path: Path) -> None:
+    late = "The current node timed out during startup. This could happen because some of the raylet failed"
+    ray.errors = [Exception(late), Exception(late)]
+    with ray_session(RuntimeConfig(), root=tmp_path):
+        assert ray.running
+    assert ray.child.wait(timeout=20) == -signal.SIGKILL  # what the failed start left would load the machine further
+
+    ray.errors = [Exception(late)] * 3
+    with pytest.raises(Exception, match="timed out during startup"), ray_session(RuntimeConfig(), root=tmp_path):
+        pass
+
+
+def test_other_errors_of_a_start_are_raised_at_once(ray: FakeRay, tmp_path: Path) -> None:
+    ray.errors = [RuntimeError("no room on device"), RuntimeError("never seen")]
+    with pytest.raises(RuntimeError, match="no room on device"), ray_session(RuntimeConfig(), root=tmp_path):
+        pass
+    ray.child.kill()
 
 
 def test_an_open_session_is_used_and_left_open(ray: FakeRay, tmp_path: Path) -> None:
