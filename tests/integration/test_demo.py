@@ -50,6 +50,13 @@ def report(local: Path) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.parametrize("stage", ["pretrain_projector", "meta_train"])
+def test_first_losses_are_the_stored_ones(stage: str, local: Path) -> None:
+    """`python -m tests.golden.store` writes them; a change of data, models or method changes them, nothing else may."""
+    golden = json.loads((ROOT / "tests" / "golden" / "smoke_losses.json").read_text())
+    assert _losses(local, stage) == pytest.approx(golden[stage], abs=1e-4)
+
+
 def test_report_has_every_score_timing_and_origin(report: dict[str, Any]) -> None:
     methods = {"semi", "semi_shuffled_text", "scratch", "finetuned_projector", "ridge", "knn_copy", "constant"}
     assert set(report["held_out"]) == {"imu", "digits"}
