@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import TypeAdapter
 
+from pipeline.config.root import project_root
 from pipeline.config.schema import ExperimentConfig
 from pipeline.runtime.session import Session, fitting, ray_session
 from pipeline.shards.extraction import (
@@ -57,7 +58,10 @@ def extract(
         plans = tuple(replace(plan, specs=()) for plan in extraction.plans)  # a task carries its own
         device = "cuda" if config.extract.gpus_per_actor else "cpu"
         work = _Work(config=config, root=root, plans=plans, device=device, attempts=out_dir / _ATTEMPTS_FOLDER)
-        with ray_session(config.runtime, root=root, verbose=verbose) as session, _attempts_folder(work.attempts):
+        with (
+            ray_session(config.runtime, root=project_root(), verbose=verbose) as session,
+            _attempts_folder(work.attempts),
+        ):
             _run(extraction, work, session, verbose)
     return extraction.manifests()
 

@@ -1,6 +1,6 @@
 """One Ray session: a private cluster on this machine, or a cluster that is already there.
 
-In: `RuntimeConfig` and the project's root.  Out: a `Session` that says what the cluster offers, for the length of a
+In: `RuntimeConfig` and the checkout to run.  Out: a `Session` that says what the cluster offers, for the length of a
 `with` block; everything that was started or set for it (processes, environment, temporary files) goes with it.
 """
 
@@ -62,7 +62,8 @@ def ray_session(
 ) -> Iterator[Session]:
     """Connect for the length of the block; a session that is already open in this process is used and left open.
 
-    `num_cpus` bounds a private cluster (None: this machine's); `verbose` shows the workers' output on the terminal.
+    `root` is the checkout that the workers import; `num_cpus` bounds a private cluster (None: this machine's);
+    `verbose` shows the workers' output on the terminal.
     """
     with ExitStack() as stack:
         # Ray reads part of its environment when it is imported, hence this order.
