@@ -86,22 +86,30 @@ class EmbeddingDataset:
         return table if columns is None else table.select(list(columns))
 
     def _gather_vectors(self, column: str, indices: Indices, normalize: bool) -> Tensor:
-        rows = self._checked(indices)
-        width = self._schema.field(column).type.list_size
-        gathered_ND = np.empty((len(rows), width), dtype=self.manifest.dtype)
-        for shard, positions, local in self._by_shard(rows):
-            gathered_ND[positions] = self._matrix(shard, column)[local]
         import torch
 
+        rows = self._checked(indices)
+        order = np.argsort(rows)
+        ascending = rows[order]
+        sorted_ND = np.empty((len(rows), self._schema.field(column).type.list_size), dtype=self.manifest.dtype)
+        for shard, start, stop in self._runs(ascending):
+            # Rows were checked; any mode but "raise" lets NumPy write to `out` without a buffer in between.
+            local = ascending[start:stop] - self._offsets[shard]
+            self._matrix(shard, column).take(local, axis=0, out=sorted_ND[start:stop], mode="clip")
+        gathered_ND = np.empty_like(sorted_ND)
+        gathered_ND[order] = sorted_ND
         vectors_ND = torch.from_numpy(gathered_ND).float()
         return torch.nn.functional.normalize(vectors_ND, dim=1) if normalize else vectors_ND
 
     def _gather_values(self, column: str, indices: Indices) -> list[Any]:
         rows = self._checked(indices)
+        order = np.argsort(rows)
+        ascending = rows[order]
         values: list[Any] = [None] * len(rows)
-        for shard, positions, local in self._by_shard(rows):
-            found = self._table(shard)[column].take(pa.array(local)).to_pylist()
-            for position, value in zip(positions.tolist(), found, strict=True):
+        for shard, start, stop in self._runs(ascending):
+            local = pa.array(ascending[start:stop] - self._offsets[shard])
+            found = self._table(shard)[column].take(local).to_pylist()
+            for position, value in zip(order[start:stop].tolist(), found, strict=True):
                 values[position] = value
         return values
 
@@ -115,15 +123,11 @@ class EmbeddingDataset:
             raise ValueError(f"rows must lie in 0..{len(self) - 1}, got {values.min()}..{values.max()}")
         return values.astype(np.int64)
 
-    def _by_shard(self, rows: _Rows) -> Iterator[tuple[int, _Rows, _Rows]]:
-        """Shard, positions in `rows`, rows inside the shard: one turn for each shard that is touched."""
-        if not len(rows):
-            return
-        shard_of = np.searchsorted(self._offsets, rows, side="right") - 1
-        order = np.argsort(shard_of, kind="stable")
-        shards, starts = np.unique(shard_of[order], return_index=True)
-        for shard, positions in zip(shards.tolist(), np.split(order, starts[1:]), strict=True):
-            yield shard, positions, rows[positions] - self._offsets[shard]
+    def _runs(self, ascending: _Rows) -> Iterator[tuple[int, int, int]]:
+        """Shard and range of positions: one turn for each shard that holds some of the rows."""
+        bounds = np.searchsorted(ascending, self._offsets)
+        for shard in np.flatnonzero(np.diff(bounds)).tolist():
+            yield shard, int(bounds[shard]), int(bounds[shard + 1])
 
     def _matrix(self, shard: int, column: str) -> npt.NDArray[np.floating]:
         """A column of vectors as `[R, D]`, without a copy."""
