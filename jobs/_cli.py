@@ -130,7 +130,7 @@ def stage_progress(title: str, total: int | None = None, unit: str = "") -> Iter
     seconds = time.monotonic() - started
     done, note = int(state.completed), state.fields["note"]
     figures = f"{done:,} {unit}".strip() + f"  {done / max(seconds, 1e-9):,.1f}/s" if done else ""
-    console.print(f"{title:<22} {seconds:7.1f} s  {figures}  {note}".rstrip(), markup=False)
+    console.print(f"{title:<22} {seconds:7.1f} s  {figures}  {note}".rstrip(), markup=False, soft_wrap=True)
 
 
 class _Throughput(ProgressColumn):

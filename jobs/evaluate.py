@@ -42,7 +42,7 @@ def run(run: Run) -> None:
 
     run_stage(run, "evaluate", identity, work)
     console.print(results_table(summarise(load_results(run.directory), settings=_intervals(run))))
-    console.print(f"report: {run.directory.relative_to(run.root) / REPORT_MARKDOWN}")
+    console.print(f"report: {run.directory / REPORT_MARKDOWN}", soft_wrap=True)
 
 
 def _score(run: Run, identity: str) -> list[Result]:

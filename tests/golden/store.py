@@ -1,4 +1,4 @@
-"""Store the losses of the `smoke` preset after a change that is meant to change them: `python -m tests.golden.store`."""
+"""Store the losses of the `smoke` preset: `python -m tests.golden.store`, when a change is meant to change them."""
 
 from __future__ import annotations
 
