@@ -36,13 +36,13 @@ class TextEncoderSpec:
     """Whole words, or byte-pair pieces."""
     seed: int
     """Seed of the weights and of the corpus."""
-    steps: int = 250
+    steps: int
     """Updates."""
 
 
 TEXT_ENCODERS = {
-    "text-a": TextEncoderSpec(width=128, layers=2, tokenizer="words", seed=21),
-    "text-b": TextEncoderSpec(width=96, layers=2, tokenizer="subwords", seed=22),
+    "text-a": TextEncoderSpec(width=128, layers=2, tokenizer="words", seed=21, steps=400),
+    "text-b": TextEncoderSpec(width=96, layers=2, tokenizer="subwords", seed=22, steps=250),
 }
 """The text encoders by name."""
 
