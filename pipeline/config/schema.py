@@ -216,8 +216,8 @@ class HypernetConfig:
     """Hypernetwork width H."""
     heads: PositiveInt = 1
     """Attention heads."""
-    layers: PositiveInt = 1
-    """Attention layers."""
+    layers: NonNegativeInt = 1
+    """Attention layers; 0 (equivariant only): no learned correction, a learned penalty and gain alone."""
     generate_bias: bool = True
     """Whether biases are generated besides A and B."""
     text_conditioning: bool = True

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from pipeline.config.schema import LLMConfig
 
@@ -34,6 +35,7 @@ class FrozenLLM(nn.Module):
         location = root / config.path
         source = str(location) if location.exists() else config.path
         self.config = config
+        transformers_logging.disable_progress_bar()  # its "Loading weights" bar would cut through ours
         self.tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=config.revision)
         model = AutoModelForCausalLM.from_pretrained(
             source, revision=config.revision, dtype=getattr(torch, config.dtype)

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from pipeline.config.schema import ExperimentConfig, OptimConfig
 from pipeline.runtime.session import Session, fitting, ray_session
+from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.context import LocalContext, TrainContext
 from pipeline.training.engine import Engine, LocalEngine
 from pipeline.training.loop import TrainingDivergedError
 from pipeline.training.metrics_log import MetricsFollower, Record
-from pipeline.training.stages import METRICS, StageName, run_stage
+from pipeline.training.stages import CHECKPOINTS, METRICS, StageName, run_stage
 
 OnRecord = Callable[[Record], None]
 _POLL_S = 0.25
@@ -68,7 +69,11 @@ class DistributedContext:
 
 def train_stage(job: StageJob, *, on_record: OnRecord, verbose: bool = False) -> None:
     """Run a training stage to its end; `on_record` sees every step's metrics once."""
-    with _following(job.run_dir / job.stage / METRICS, on_record):
+    stage_dir = job.run_dir / job.stage
+    if CheckpointStore(stage_dir / CHECKPOINTS, fingerprint=job.fingerprint).latest() is None:
+        # Nothing will be resumed: the metrics on disk are another configuration's.
+        (stage_dir / METRICS).unlink(missing_ok=True)
+    with _following(stage_dir / METRICS, on_record):
         if job.config.runtime.engine == "local":
             _run(job, LocalContext(), LocalEngine)
         else:

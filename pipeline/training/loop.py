@@ -89,5 +89,8 @@ def _resume(engine: Engine, checkpoints: CheckpointStore, log: MetricsLog, conte
         start = checkpoint.updates
     context.barrier()
     if context.rank == 0:
+        if checkpoint is None:
+            # Those of another configuration would count as the newest ones, and ours as old.
+            checkpoints.clear()
         log.truncate(start)
     return start

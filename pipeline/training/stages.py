@@ -33,6 +33,7 @@ StageName = Literal["pretrain_projector", "meta_train"]
 EngineFactory = Callable[[nn.Module, OptimConfig], Engine]
 WEIGHTS = "weights.safetensors"
 METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
 
 
 def new_projector(config: ExperimentConfig, llm: FrozenLLM, *, input_width: int | None = None) -> Projector:
@@ -146,7 +147,7 @@ def run_stage(
         context,
         optim=optim,
         checkpoint_every=config.meta.checkpoint_every,
-        checkpoints=CheckpointStore(stage_dir / "checkpoints", fingerprint=stage_fingerprint),
+        checkpoints=CheckpointStore(stage_dir / CHECKPOINTS, fingerprint=stage_fingerprint),
         log=MetricsLog(stage_dir / METRICS),
         seed=config.seed,
     )

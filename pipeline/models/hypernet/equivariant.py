@@ -7,6 +7,7 @@ nothing; zero-padding the embeddings changes nothing either.
 At initialisation the adapter is ridge regression from the (centred) support to text space, restricted to its R leading
 principal directions and folded into the projector's first layer. What is learned on top: the penalty, a gain, and a
 set transformer over the pairs that corrects the regression targets and proposes biases; each correction starts at zero.
+With `layers=0` there is no set transformer: penalty and gain are all that is learned.
 
 Shape suffixes: N episodes, K pairs, E encoder width, W text width, R rank, H set-transformer width, P projector width.
 """
@@ -85,16 +86,18 @@ class EquivariantHypernet(Hypernet):
             )
         self.text_width, self.rank, self.scale = text_width, rank, alpha / rank
         self.text_conditioning, self.generate_bias = text_conditioning, generate_bias
-        self.embed_text = nn.Linear(text_width, width)
-        self.embed_instruction = nn.Linear(text_width, width)
-        self.blocks = nn.ModuleList(GramAttention(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.target_correction = _zero_linear(width, text_width)
-        self.bias_correction = _zero_linear(width, projector_shapes[-1][1]) if generate_bias else None
+        self.corrected = layers > 0
+        if self.corrected:
+            self.embed_text = nn.Linear(text_width, width)
+            self.embed_instruction = nn.Linear(text_width, width)
+            self.blocks = nn.ModuleList(GramAttention(width, heads) for _ in range(layers))
+            self.norm = nn.LayerNorm(width)
+            self.target_correction = _zero_linear(width, text_width)
+            self.bias_correction = _zero_linear(width, projector_shapes[-1][1]) if generate_bias else None
+            self.modulation = _zero_linear(width, 2)
         # One element, not a scalar: DeepSpeed cannot broadcast a tensor without dimensions.
         self.log_penalty = nn.Parameter(torch.full((1,), math.log(_INITIAL_PENALTY)))
         self.log_gain = nn.Parameter(torch.zeros(1))
-        self.modulation = _zero_linear(width, 2)
 
     def forward(self, support: SupportBatch, projector: Projector) -> list[LinearAdapter | None]:
         """Adapters of N modalities: the first layer's (any width E) and, with biases, the last layer's."""
@@ -106,13 +109,17 @@ class EquivariantHypernet(Hypernet):
         t_NKW = texts_NKW - t_mean_N1W
         gram_NKK = x_NKE @ x_NKE.mT
         spectrum = self._spectrum(gram_NKK, support.width)
-        features_NKH = self._read_pairs(t_NKW, support.instructions_NW, gram_NKK)
-        pooled_NH = features_NKH.mean(dim=1)
-        targets_NKW = t_NKW + self.target_correction(features_NKH)
-
-        modulation_N2 = self.modulation(pooled_NH)
-        penalty_N1 = (self.log_penalty + modulation_N2[:, :1]).exp() * spectrum.mean_N1
-        gain_N11 = (self.log_gain + modulation_N2[:, 1:]).exp().unsqueeze(-1)
+        log_penalty_N1, log_gain_N1 = self.log_penalty.unsqueeze(0), self.log_gain.unsqueeze(0)
+        targets_NKW, bias_NO = t_NKW, None
+        if self.corrected:
+            features_NKH = self._read_pairs(t_NKW, support.instructions_NW, gram_NKK)
+            pooled_NH = features_NKH.mean(dim=1)
+            targets_NKW = t_NKW + self.target_correction(features_NKH)
+            modulation_N2 = self.modulation(pooled_NH)
+            log_penalty_N1, log_gain_N1 = log_penalty_N1 + modulation_N2[:, :1], log_gain_N1 + modulation_N2[:, 1:]
+            bias_NO = None if self.bias_correction is None else self.bias_correction(pooled_NH)
+        penalty_N1 = log_penalty_N1.exp() * spectrum.mean_N1
+        gain_N11 = log_gain_N1.exp().unsqueeze(-1)
         a_NER, map_NRW = _principal_ridge(x_NKE, targets_NKW, spectrum, penalty_N1)
         weight_PW = projector.linear_layers[0].weight
         b_NRP = gain_N11 * (map_NRW @ weight_PW.T) / self.scale
@@ -126,8 +133,8 @@ class EquivariantHypernet(Hypernet):
             keep_base=False,
         )
         adapters: list[LinearAdapter | None] = [first] + [None] * (len(projector.linear_layers) - 1)
-        if self.bias_correction is not None:
-            adapters[-1] = _bias_only(self.bias_correction(pooled_NH), projector.layer_shapes[-1])
+        if bias_NO is not None:
+            adapters[-1] = _bias_only(bias_NO, projector.layer_shapes[-1])
         return adapters
 
     @torch.no_grad()

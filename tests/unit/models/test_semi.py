@@ -61,6 +61,18 @@ def test_episodes_of_a_batch_do_not_see_each_other(semi: Semi) -> None:
     assert (before[1] - after[1]).abs().max() > 1e-3
 
 
+def test_without_layers_penalty_and_gain_are_all_that_is_learned() -> None:
+    torch.manual_seed(0)
+    projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0)
+    hypernet = EquivariantHypernet(
+        text_width=WIDTH, projector_shapes=projector.layer_shapes, rank=8, alpha=8.0, width=32, layers=0
+    )
+    Semi(projector, hypernet)(episode_batch(40)).square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in hypernet.named_parameters()}
+    assert set(gradients) == {"log_penalty", "log_gain"}
+    assert all(gradient is not None and gradient.abs() > 0 for gradient in gradients.values())
+
+
 @pytest.mark.parametrize("width", [7, WIDTH, 40])
 def test_equivariant_hypernetwork_ignores_rotations(width: int) -> None:
     semi, batch = make_semi("equivariant").eval(), episode_batch(width)

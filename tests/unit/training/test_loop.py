@@ -125,3 +125,12 @@ def test_follower_sees_each_step_once_across_a_resume(tmp_path: Path) -> None:
     with (tmp_path / "m.jsonl").open("a") as handle:
         handle.write('{"step": 6, "lo')
     assert [record["step"] for record in follower.poll()] == [4, 5]
+
+
+def test_checkpoints_of_another_configuration_give_way(tmp_path: Path) -> None:
+    """Theirs have higher numbers: with them in the folder, retention would drop ours as the oldest."""
+    CheckpointStore(tmp_path / "checkpoints", fingerprint="another").save(900, {"weight/x": torch.zeros(1)})
+    CheckpointStore(tmp_path / "checkpoints", fingerprint="another").save(901, {"weight/x": torch.zeros(1)})
+    _run(tmp_path, Regression())
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000009", "step-00000010"]
