@@ -57,7 +57,7 @@ def miniature() -> ExperimentConfig:
             text_noise=0.3,
         ),
         episodes=EpisodeConfig(support_shots=(16, 32, 64), queries=32),
-        # No learned corrections (layers=0): on four training modalities they learn those modalities, and fail elsewhere.
+        # No learned corrections (layers=0): trained on four modalities they fit those and fail elsewhere.
         hypernet=HypernetConfig(kind="equivariant", rank=32, alpha=32.0, width=128, heads=4, layers=0),
         meta=MetaConfig(optim=OptimConfig(learning_rate=3e-2, steps=100, warmup_steps=5), episodes_per_step=4),
         integrate=IntegrateConfig(
