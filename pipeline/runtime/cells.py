@@ -79,7 +79,7 @@ def cells(config: ExperimentConfig, root: Path, run_dir: Path, stage_fingerprint
 
 def check_shots(config: ExperimentConfig, root: Path, run_dir: Path) -> None:
     """Raise before anything starts where a modality has fewer pairs than shots, or no test rows."""
-    for rows in open_splits(config, root, run_dir, role="held_out", split="train"):
+    for rows in open_splits(config, root, run_dir, role="held_out", splits=("train",)):
         draw_support(_positions(rows), max(config.integrate.shots), config.seed, 0, dataset=rows.modality)
 
 
@@ -111,6 +111,10 @@ def evaluate_cell(cell: Cell) -> list[Result]:
     support = _support(cell, models.rows("train", cell))
     test = models.rows("test", cell)
     wanted = test_rows(_positions(test), cell.config.evaluate.test_samples, cell.config.seed, dataset=cell.dataset)
+    embeddings, ids, references = test.embeddings(wanted), test.ids(wanted), test.captions(wanted)
+    truths = test.attributes(wanted)
+    # Values of all test rows, whichever of them are scored.
+    vocabulary = vocabulary_of(test.attributes(_positions(test)))
     results = []
     for name, method in models.methods.items():
         began = time.perf_counter()
@@ -119,8 +123,6 @@ def evaluate_cell(cell: Cell) -> list[Result]:
         else:
             captioner = method.fit(support, _method_seed(cell))
         seconds = time.perf_counter() - began
-        captions = captioner.caption(test.embeddings(wanted))
-        truths = test.attributes(wanted)
         results.append(
             score_captions(
                 dataset=cell.dataset,
@@ -128,12 +130,11 @@ def evaluate_cell(cell: Cell) -> list[Result]:
                 method=name,
                 shots=cell.shots,
                 draw=cell.draw,
-                ids=test.ids(wanted),
-                captions=captions,
-                references=test.captions(wanted),
+                ids=ids,
+                captions=captioner.caption(embeddings),
+                references=references,
                 truths=truths,
-                # Values of all test rows, whichever of them are scored.
-                vocabulary=vocabulary_of(test.attributes(_positions(test))),
+                vocabulary=vocabulary,
                 trained_parameters=captioner.trained_parameters,
                 deployed_parameters=captioner.deployed_parameters,
                 seconds=seconds,
@@ -164,9 +165,8 @@ def _models(config: ExperimentConfig, root: Path, run_dir: Path, _identity: str)
         config, llm=llm, pretrained=load_projector(config, llm, run_dir).eval(), semi=load_semi(config, llm, run_dir)
     )
     splits = {
-        (split, rows.modality, rows.encoder): rows
-        for split in ("train", "test")
-        for rows in open_splits(config, root, run_dir, role="held_out", split=split)
+        (rows.split, rows.modality, rows.encoder): rows
+        for rows in open_splits(config, root, run_dir, role="held_out", splits=("train", "test"))
     }
     return _Models(llm=llm, methods=methods, splits=splits)
 

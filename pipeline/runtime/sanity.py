@@ -77,9 +77,7 @@ def scratch_accuracy(task: ScratchTask) -> float:
     """Train one projector and score it on the test rows."""
     config = replace(task.config, datasets=tuple(item for item in task.config.datasets if item.name == task.modality))
     llm = FrozenLLM(config.llm, task.root)
-    train, test = (
-        open_splits(config, task.root, task.run_dir, role="held_out", split=split)[0] for split in ("train", "test")
-    )
+    train, test = open_splits(config, task.root, task.run_dir, role="held_out", splits=("train", "test"))[:2]
     positions = np.arange(len(train), dtype=np.int64)
     if task.shots is not None:
         positions = draw_support(positions, task.shots, config.seed, 0, dataset=task.modality)

@@ -5,6 +5,7 @@ In: `pipeline.shards` datasets.  Out: `SplitRows`, positions 0..n-1 of one split
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ class SplitRows:
     """Name of the modality."""
     encoder: str
     """Name of the encoder."""
+    split: str
+    """Name of the split."""
     dataset: EmbeddingDataset
     """The shards."""
     rows: Rows
@@ -79,9 +82,9 @@ def instruction_embeddings(config: ExperimentConfig, root: Path) -> dict[str, Te
 
 
 def open_splits(
-    config: ExperimentConfig, root: Path, run_dir: Path, *, role: str, split: str, stage: str | None = None
+    config: ExperimentConfig, root: Path, run_dir: Path, *, role: str, splits: Sequence[str], stage: str | None = None
 ) -> list[SplitRows]:
-    """The given split of every (modality, encoder) of a role, in the order of the configuration.
+    """The given splits of every (modality, encoder) of a role, in the order of the configuration.
 
     With `stage` (`pretrain` or `meta`), only the datasets that this training stage reads.
     """
@@ -93,15 +96,17 @@ def open_splits(
         for encoder in dataset_config.encoders:
             dataset = EmbeddingDataset(embeddings_dir(run_dir, dataset_config, encoder))
             _check_text_width(dataset, config, dataset_config.name)
-            opened.append(
+            opened += [
                 SplitRows(
                     modality=dataset_config.name,
                     encoder=encoder.name,
+                    split=split,
                     dataset=dataset,
                     rows=dataset.rows_of_split(split),
                     instruction_W=instructions[dataset_config.name],
                 )
-            )
+                for split in splits
+            ]
     return opened
 
 

@@ -92,9 +92,9 @@ def build_task(
     torch.manual_seed(config.seed)
     llm = FrozenLLM(config.llm, root, device=device)
     reads = "pretrain" if stage == "pretrain_projector" else "meta"
-    paired = open_splits(config, root, run_dir, role="train", split="train", stage=reads)
+    paired = open_splits(config, root, run_dir, role="train", splits=("train",), stage=reads)
     if stage == "pretrain_projector":
-        texts = open_splits(config, root, run_dir, role="text", split="train", stage=reads)
+        texts = open_splits(config, root, run_dir, role="text", splits=("train",), stage=reads)
         projector = new_projector(config, llm).to(device)
         return PretrainTask(projector, llm, paired=paired, texts=texts, config=config.pretrain, seed=config.seed)
     semi = new_semi(config, load_projector(config, llm, run_dir)).to(device)
