@@ -74,7 +74,7 @@ def load_projector(config: ExperimentConfig, llm: FrozenLLM, run_dir: Path) -> P
 
 def new_semi(config: ExperimentConfig, projector: Projector) -> Semi:
     """A `Semi` model around a projector, its hypernetwork freshly initialised."""
-    hypernet = build_hypernet(config.hypernet, projector, config.projector.input_width)
+    hypernet = build_hypernet(config.hypernet, projector)
     return Semi(projector, hypernet, train_projector=config.meta.train_projector)
 
 

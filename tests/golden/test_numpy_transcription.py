@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.config.schema import HypernetConfig
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.hypernet import AttentionHypernet
 from pipeline.models.projector import Projector
@@ -74,7 +75,7 @@ def _project(weights: dict[str, Array], adapters: list, x: Array, soft_tokens: i
 def _semi() -> Semi:
     torch.manual_seed(3)
     projector = Projector(WIDTH, 16, hidden_width=10, soft_tokens=2, dropout=0.1)
-    hypernet = AttentionHypernet(width=WIDTH, layer_shapes=projector.layer_shapes, rank=RANK, alpha=ALPHA)
+    hypernet = AttentionHypernet(HypernetConfig(width=WIDTH, rank=RANK, alpha=ALPHA), projector.layer_shapes)
     return Semi(projector, hypernet).eval()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.config.schema import HypernetConfig
+from pipeline.config.schema import HypernetConfig, HypernetKind
 from pipeline.models.hypernet.attention import AttentionHypernet
 from pipeline.models.hypernet.base import Hypernet
 from pipeline.models.hypernet.equivariant import EquivariantHypernet
@@ -11,26 +11,9 @@ from pipeline.models.projector import Projector
 __all__ = ["AttentionHypernet", "EquivariantHypernet", "Hypernet", "build_hypernet"]
 
 
-def build_hypernet(config: HypernetConfig, projector: Projector, text_width: int) -> Hypernet:
-    """The hypernetwork that `config` names, for this projector and text encoder."""
-    if config.kind == "attention":
-        return AttentionHypernet(
-            width=config.width,
-            layer_shapes=projector.layer_shapes,
-            rank=config.rank,
-            alpha=config.alpha,
-            heads=config.heads,
-            generate_bias=config.generate_bias,
-            text_conditioning=config.text_conditioning,
-        )
-    return EquivariantHypernet(
-        text_width=text_width,
-        projector_shapes=projector.layer_shapes,
-        rank=config.rank,
-        alpha=config.alpha,
-        width=config.width,
-        heads=config.heads,
-        layers=config.layers,
-        generate_bias=config.generate_bias,
-        text_conditioning=config.text_conditioning,
-    )
+_KINDS: dict[HypernetKind, type[Hypernet]] = {"attention": AttentionHypernet, "equivariant": EquivariantHypernet}
+
+
+def build_hypernet(config: HypernetConfig, projector: Projector) -> Hypernet:
+    """The hypernetwork that `config` names, for this projector."""
+    return _KINDS[config.kind](config, projector.layer_shapes)

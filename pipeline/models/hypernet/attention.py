@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.config.schema import HypernetConfig
 from pipeline.episodes.batch import SupportBatch
 from pipeline.models.hypernet.base import Hypernet, check_width, hide_text, xavier_linear
 from pipeline.models.lora import LinearAdapter
@@ -52,33 +53,20 @@ class SelfAttention(nn.Module):
 class AttentionHypernet(Hypernet):
     """Single-layer self-attention over the support, linear generators for each projector layer."""
 
-    def __init__(
-        self,
-        *,
-        width: int,
-        layer_shapes: list[tuple[int, int]],
-        rank: int,
-        alpha: float,
-        heads: int = 1,
-        generate_bias: bool = True,
-        text_conditioning: bool = True,
-    ) -> None:
-        super().__init__()
-        if width % heads:
-            raise ValueError(f"hypernet.heads={heads} does not divide hypernet.width={width}")
+    def __init__(self, config: HypernetConfig, layer_shapes: list[tuple[int, int]]) -> None:
+        super().__init__(config, layer_shapes)
+        width, rank = config.width, config.rank
         if layer_shapes[0][0] != width:
             raise ValueError(
                 f"hypernet.width={width} must equal projector.input_width={layer_shapes[0][0]} for kind=attention: "
                 "embeddings and text embeddings stand in one sequence"
             )
         self.common_width = width
-        self.rank, self.scale, self.text_conditioning = rank, alpha / rank, text_conditioning
-        self.layer_shapes, self.generate_bias = layer_shapes, generate_bias
         self.prefix_tokens = nn.Parameter(torch.empty(len(layer_shapes), width))
         nn.init.xavier_uniform_(self.prefix_tokens)
-        self.attention = SelfAttention(width, heads)
+        self.attention = SelfAttention(width, config.heads)
         self.generators = nn.ModuleList(
-            xavier_linear(width, rank * (i + o) + (o if generate_bias else 0)) for i, o in layer_shapes
+            xavier_linear(width, rank * (i + o) + (o if config.generate_bias else 0)) for i, o in layer_shapes
         )
 
     def forward(self, support: SupportBatch, projector: Projector) -> list[LinearAdapter | None]:

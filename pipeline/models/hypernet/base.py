@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from pipeline.config.schema import HypernetConfig
 from pipeline.episodes.batch import SupportBatch
 from pipeline.models.lora import LinearAdapter
 from pipeline.models.projector import Projector
@@ -16,6 +17,15 @@ class Hypernet(nn.Module, ABC):
 
     common_width: int | None = None
     """Embedding width that it needs; None: any."""
+
+    def __init__(self, config: HypernetConfig, layer_shapes: list[tuple[int, int]]) -> None:
+        """`layer_shapes` are the inputs and outputs of the projector's layers."""
+        super().__init__()
+        if config.width % config.heads:
+            raise ValueError(f"hypernet.heads={config.heads} does not divide hypernet.width={config.width}")
+        self.layer_shapes = layer_shapes
+        self.rank, self.scale = config.rank, config.alpha / config.rank
+        self.generate_bias, self.text_conditioning = config.generate_bias, config.text_conditioning
 
     @abstractmethod
     def forward(self, support: SupportBatch, projector: Projector) -> list[LinearAdapter | None]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.config.schema import HypernetConfig
 from pipeline.episodes.batch import SupportBatch
 from pipeline.models.hypernet.base import Hypernet, check_width, hide_text
 from pipeline.models.lora import LinearAdapter
@@ -63,37 +64,19 @@ class GramAttention(nn.Module):
 class EquivariantHypernet(Hypernet):
     """Learned ridge regression to text space as a first-layer adapter."""
 
-    def __init__(
-        self,
-        *,
-        text_width: int,
-        projector_shapes: list[tuple[int, int]],
-        rank: int,
-        alpha: float,
-        width: int,
-        heads: int = 1,
-        layers: int = 1,
-        generate_bias: bool = True,
-        text_conditioning: bool = True,
-    ) -> None:
-        super().__init__()
-        if width % heads:
-            raise ValueError(f"hypernet.heads={heads} does not divide hypernet.width={width}")
-        if projector_shapes[0][0] != text_width:
-            raise ValueError(
-                f"projector.input_width={projector_shapes[0][0]} must equal the text encoder's width {text_width} for "
-                "kind=equivariant: the adapter maps embeddings to text space, where the projector reads"
-            )
-        self.text_width, self.rank, self.scale = text_width, rank, alpha / rank
-        self.text_conditioning, self.generate_bias = text_conditioning, generate_bias
-        self.corrected = layers > 0
+    def __init__(self, config: HypernetConfig, layer_shapes: list[tuple[int, int]]) -> None:
+        """The adapter maps embeddings to text space, where the projector reads: its input width is the texts'."""
+        super().__init__(config, layer_shapes)
+        width = config.width
+        self.text_width = layer_shapes[0][0]
+        self.corrected = config.layers > 0
         if self.corrected:
-            self.embed_text = nn.Linear(text_width, width)
-            self.embed_instruction = nn.Linear(text_width, width)
-            self.blocks = nn.ModuleList(GramAttention(width, heads) for _ in range(layers))
+            self.embed_text = nn.Linear(self.text_width, width)
+            self.embed_instruction = nn.Linear(self.text_width, width)
+            self.blocks = nn.ModuleList(GramAttention(width, config.heads) for _ in range(config.layers))
             self.norm = nn.LayerNorm(width)
-            self.target_correction = _zero_linear(width, text_width)
-            self.bias_correction = _zero_linear(width, projector_shapes[-1][1]) if generate_bias else None
+            self.target_correction = _zero_linear(width, self.text_width)
+            self.bias_correction = _zero_linear(width, layer_shapes[-1][1]) if config.generate_bias else None
             self.modulation = _zero_linear(width, 2)
         # One element, not a scalar: DeepSpeed cannot broadcast a tensor without dimensions.
         self.log_penalty = nn.Parameter(torch.full((1,), math.log(_INITIAL_PENALTY)))

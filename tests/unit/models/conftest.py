@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from pipeline.config.schema import HypernetConfig
 from pipeline.episodes.batch import EpisodeBatch, SupportBatch
-from pipeline.models.hypernet import AttentionHypernet, EquivariantHypernet
+from pipeline.models.hypernet import build_hypernet
 from pipeline.models.projector import Projector
 from pipeline.models.semi import Semi
 
@@ -46,13 +47,11 @@ def make_semi(kind: str) -> Semi:
     """A tiny model whose zero-initialised corrections were moved away from zero."""
     torch.manual_seed(0)
     projector = Projector(WIDTH, 24, hidden_width=20, soft_tokens=3, dropout=0.1)
-    hypernet: AttentionHypernet | EquivariantHypernet
     if kind == "attention":
-        hypernet = AttentionHypernet(width=WIDTH, layer_shapes=projector.layer_shapes, rank=4, alpha=8.0)
+        config = HypernetConfig(kind="attention", width=WIDTH, rank=4, alpha=8.0)
     else:
-        hypernet = EquivariantHypernet(
-            text_width=WIDTH, projector_shapes=projector.layer_shapes, rank=64, alpha=8.0, width=32, heads=4, layers=2
-        )
+        config = HypernetConfig(kind="equivariant", width=32, rank=64, alpha=8.0, heads=4, layers=2)
+    hypernet = build_hypernet(config, projector)
     with torch.no_grad():
         for parameter in hypernet.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipeline.config.schema import HypernetConfig, HypernetKind
 from pipeline.episodes.isometry import sample_isometry
 from pipeline.episodes.width import fit_width_map
-from pipeline.models.hypernet import AttentionHypernet, EquivariantHypernet
+from pipeline.models.hypernet import AttentionHypernet, build_hypernet
 from pipeline.models.projector import Projector
 from pipeline.models.semi import Semi, fold_width_map
 from tests.unit.models.conftest import WIDTH, episode_batch, make_semi, one_support
@@ -64,9 +65,8 @@ def test_episodes_of_a_batch_do_not_see_each_other(semi: Semi) -> None:
 def test_without_layers_penalty_and_gain_are_all_that_is_learned() -> None:
     torch.manual_seed(0)
     projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0)
-    hypernet = EquivariantHypernet(
-        text_width=WIDTH, projector_shapes=projector.layer_shapes, rank=8, alpha=8.0, width=32, layers=0
-    )
+    config = HypernetConfig(kind="equivariant", width=32, rank=8, alpha=8.0, layers=0)
+    hypernet = build_hypernet(config, projector)
     Semi(projector, hypernet)(episode_batch(40)).square().sum().backward()
     gradients = {name: parameter.grad for name, parameter in hypernet.named_parameters()}
     assert set(gradients) == {"log_penalty", "log_gain"}
@@ -93,9 +93,8 @@ def test_equivariant_hypernetwork_ignores_rotations(width: int) -> None:
 def test_equivariant_hypernetwork_starts_as_ridge_regression() -> None:
     torch.manual_seed(0)
     projector = Projector(WIDTH, 24, hidden_width=20, soft_tokens=3, dropout=0.0).eval()
-    hypernet = EquivariantHypernet(
-        text_width=WIDTH, projector_shapes=projector.layer_shapes, rank=64, alpha=8.0, width=32, heads=4, layers=2
-    )
+    config = HypernetConfig(kind="equivariant", width=32, rank=64, alpha=8.0, heads=4, layers=2)
+    hypernet = build_hypernet(config, projector)
     batch = episode_batch(40, episodes=1)
     x, t = batch.support.embeddings_NKE[0], batch.support.texts_NKW[0]
     centred, target = x - x.mean(0), t - t.mean(0)
@@ -157,19 +156,23 @@ def test_chunks_of_support_are_averaged() -> None:
 def test_wrong_widths_are_named() -> None:
     projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0)
     with pytest.raises(ValueError, match=r"hypernet\.width=8 must equal projector\.input_width=16"):
-        AttentionHypernet(width=8, layer_shapes=projector.layer_shapes, rank=2, alpha=2.0)
-    with pytest.raises(ValueError, match=r"hypernet\.heads=3 does not divide"):
-        AttentionHypernet(width=WIDTH, layer_shapes=projector.layer_shapes, rank=2, alpha=2.0, heads=3)
+        build_hypernet(HypernetConfig(kind="attention", width=8), projector)
     with pytest.raises(ValueError, match="support embeddings has width 40"):
         make_semi("attention")(episode_batch(40))
+
+
+@pytest.mark.parametrize("kind", ["attention", "equivariant"])
+def test_heads_must_divide_the_width(kind: HypernetKind) -> None:
+    projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0)
+    with pytest.raises(ValueError, match=r"hypernet\.heads=3 does not divide hypernet\.width=16"):
+        build_hypernet(HypernetConfig(kind=kind, width=WIDTH, heads=3), projector)
 
 
 def test_text_conditioning_off_hides_the_captions() -> None:
     torch.manual_seed(0)
     projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0)
-    blind = AttentionHypernet(
-        width=WIDTH, layer_shapes=projector.layer_shapes, rank=2, alpha=2.0, text_conditioning=False
-    )
+    config = HypernetConfig(kind="attention", width=WIDTH, rank=2, alpha=2.0, text_conditioning=False)
+    blind = build_hypernet(config, projector)
     batch = episode_batch(WIDTH)
     other = type(batch.support)(
         embeddings_NKE=batch.support.embeddings_NKE,
