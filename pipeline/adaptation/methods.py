@@ -67,43 +67,32 @@ class SemiMethod:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ScratchMethod:
-    """A projector of the same shape, trained on the support alone."""
+class TrainedProjectorMethod:
+    """A projector trained on the support alone: `from_scratch`, or from the pre-trained weights."""
 
-    template: Projector
-    """Gives the shape."""
+    projector: Projector
+    """After stage 1; from scratch only its shape counts."""
+    from_scratch: bool
+    """Whether training starts at fresh weights."""
     llm: FrozenLLM
     """Frozen LLM."""
     finetuning: FinetuneConfig
     """Training budget."""
 
     def fit(self, support: SupportSet, seed: int) -> Captioner:
-        """Initialise and train."""
-        torch.manual_seed(seed)
-        fresh = self.template.like(input_width=support.embeddings_KE.shape[1])
-        projector = finetune(fresh, self.llm, support, self.finetuning, seed=seed)
+        """Bring the input to the encoder's width, then train."""
+        projector = finetune(self._start(support, seed), self.llm, support, self.finetuning, seed=seed)
         return ProjectorCaptioner(projector=projector, llm=self.llm, trained_parameters=count_parameters(projector))
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FinetunedProjectorMethod:
-    """The pre-trained projector, its input brought to the encoder's width, fine-tuned on the support."""
-
-    pretrained: Projector
-    """After stage 1."""
-    llm: FrozenLLM
-    """Frozen LLM."""
-    finetuning: FinetuneConfig
-    """Training budget."""
-
-    def fit(self, support: SupportSet, seed: int) -> Captioner:
-        """Fold a width map of the support into the first layer where the widths differ, then train."""
-        start = self.pretrained
-        if support.embeddings_KE.shape[1] != start.input_width:
-            width_map = fit_width_map(support.embeddings_KE, start.input_width, seed=seed)
-            start = fold_width_map(start, width_map)
-        projector = finetune(start, self.llm, support, self.finetuning, seed=seed)
-        return ProjectorCaptioner(projector=projector, llm=self.llm, trained_parameters=count_parameters(projector))
+    def _start(self, support: SupportSet, seed: int) -> Projector:
+        width = support.embeddings_KE.shape[1]
+        if self.from_scratch:
+            torch.manual_seed(seed)
+            return self.projector.like(input_width=width)
+        if width == self.projector.input_width:
+            return self.projector
+        width_map = fit_width_map(support.embeddings_KE, self.projector.input_width, seed=seed)
+        return fold_width_map(self.projector, width_map)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -178,9 +167,11 @@ def build_methods(
             semi=semi, llm=llm, finetuning=integrate.finetune, chunk=integrate.chunk, shuffled=True
         ),
         "semi_no_finetune": SemiMethod(semi=semi, llm=llm, finetuning=no_steps, chunk=integrate.chunk),
-        "scratch": ScratchMethod(template=pretrained, llm=llm, finetuning=evaluate.scratch),
-        "finetuned_projector": FinetunedProjectorMethod(
-            pretrained=pretrained, llm=llm, finetuning=evaluate.finetuned_projector
+        "scratch": TrainedProjectorMethod(
+            projector=pretrained, from_scratch=True, llm=llm, finetuning=evaluate.scratch
+        ),
+        "finetuned_projector": TrainedProjectorMethod(
+            projector=pretrained, from_scratch=False, llm=llm, finetuning=evaluate.finetuned_projector
         ),
         "ridge": RidgeMethod(pretrained=pretrained, llm=llm, penalties=evaluate.ridge_penalties),
         "knn_copy": KnnCopyMethod(neighbours=evaluate.knn),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.adaptation.methods import ScratchMethod
+from pipeline.adaptation.methods import TrainedProjectorMethod
 from pipeline.adaptation.support import read_support
 from pipeline.config.schema import ExperimentConfig, FinetuneConfig
 from pipeline.evaluation.attributes import attribute_accuracy, vocabulary_of
@@ -81,8 +81,9 @@ def scratch_accuracy(task: ScratchTask) -> float:
     positions = np.arange(len(train), dtype=np.int64)
     if task.shots is not None:
         positions = draw_support(positions, task.shots, config.seed, 0, dataset=task.modality)
-    method = ScratchMethod(
-        template=new_projector(config, llm),
+    method = TrainedProjectorMethod(
+        projector=new_projector(config, llm),
+        from_scratch=True,
         llm=llm,
         finetuning=ALL_PAIRS if task.shots is None else config.evaluate.scratch,
     )

@@ -9,8 +9,9 @@ import torch
 from torch.nn.functional import normalize
 
 from pipeline.adaptation.artifact import AdapterCard, check_fits, load_adapter, save_adapter
+from pipeline.adaptation.captioner import ProjectorCaptioner
 from pipeline.adaptation.finetune import finetune
-from pipeline.adaptation.methods import ConstantMethod, FinetunedProjectorMethod, KnnCopyMethod, ScratchMethod
+from pipeline.adaptation.methods import ConstantMethod, KnnCopyMethod, TrainedProjectorMethod
 from pipeline.adaptation.ridge import fit_ridge
 from pipeline.adaptation.support import SupportSet, shuffle_texts
 from pipeline.config.schema import FinetuneConfig
@@ -122,17 +123,35 @@ def test_no_steps_return_the_projector_as_it_is(llm: FrozenLLM) -> None:
     assert torch.equal(same(x), projector.eval()(x))
 
 
+def _trained(
+    pretrained: Projector, llm: FrozenLLM, support: SupportSet, *, from_scratch: bool, steps: int
+) -> Projector:
+    method = TrainedProjectorMethod(
+        projector=pretrained, from_scratch=from_scratch, llm=llm, finetuning=FinetuneConfig(steps=steps)
+    )
+    captioner = method.fit(support, 3)
+    assert isinstance(captioner, ProjectorCaptioner)
+    assert len(captioner.caption(support.embeddings_KE)) == support.shots
+    assert captioner.trained_parameters == captioner.deployed_parameters > 0
+    return captioner.projector
+
+
+@pytest.mark.parametrize("from_scratch", [True, False])
 @pytest.mark.parametrize("width", [4, 6, 9])
-def test_gradient_baselines_take_any_width(llm: FrozenLLM, width: int) -> None:
-    pretrained, budget = Projector(6, llm.width, soft_tokens=2, dropout=0.0), FinetuneConfig(steps=1)
-    support = _support(width)
-    for method in (
-        ScratchMethod(template=pretrained, llm=llm, finetuning=budget),
-        FinetunedProjectorMethod(pretrained=pretrained, llm=llm, finetuning=budget),
-    ):
-        captioner = method.fit(support, 3)
-        assert len(captioner.caption(support.embeddings_KE)) == 5
-        assert captioner.trained_parameters == captioner.deployed_parameters > 0
+def test_gradient_baselines_take_any_width(llm: FrozenLLM, width: int, from_scratch: bool) -> None:
+    pretrained, support = Projector(6, llm.width, soft_tokens=2, dropout=0.0), _support(width)
+    assert _trained(pretrained, llm, support, from_scratch=from_scratch, steps=1).input_width == width
+
+
+def test_gradient_baselines_differ_in_where_they_start(llm: FrozenLLM) -> None:
+    pretrained, support = Projector(6, llm.width, soft_tokens=2, dropout=0.0).eval(), _support()
+    kept, fresh = (_trained(pretrained, llm, support, from_scratch=start, steps=0) for start in (False, True))
+    x = support.embeddings_KE
+    with torch.no_grad():
+        assert torch.equal(kept(x), pretrained(x))
+        assert not torch.allclose(fresh(x), pretrained(x))
+        again = _trained(pretrained, llm, support, from_scratch=True, steps=0)
+        assert torch.equal(again(x), fresh(x)), "the seed decides"
 
 
 def test_adapter_round_trip_and_misfits(tmp_path: Path) -> None:
