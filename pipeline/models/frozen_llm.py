@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from pipeline.config.schema import LLMConfig
+from pipeline.encoders.folder import model_folder
 
 IGNORED = -100
 """Label of positions that are never scored."""
@@ -32,13 +33,12 @@ class FrozenLLM(nn.Module):
 
     def __init__(self, config: LLMConfig, root: Path, *, device: torch.device | str = "cpu") -> None:
         super().__init__()
-        location = root / config.path
-        source = str(location) if location.exists() else config.path
+        folder = model_folder(config.path, revision=config.revision, root=root)
         self.config = config
         transformers_logging.disable_progress_bar()  # its "Loading weights" bar would cut through ours
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=config.revision)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
-            source, revision=config.revision, dtype=getattr(torch, config.dtype)
+            folder, dtype=getattr(torch, config.dtype), use_safetensors=True, trust_remote_code=False
         )
         self.model: Any = model.to(device).eval().requires_grad_(False)
         if self.tokenizer.eos_token_id is None:

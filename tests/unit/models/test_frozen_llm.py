@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.config.schema import LLMConfig
+from pipeline.encoders.folder import write_checksums
 from pipeline.models.frozen_llm import IGNORED, FrozenLLM
 from tests.tiny_lm import save_tiny_lm
 
@@ -76,6 +77,37 @@ def test_llm_without_pad_token_works(tmp_path: Path, llm: FrozenLLM) -> None:
     bare = FrozenLLM(LLMConfig(path=str(tmp_path), max_caption_tokens=12), tmp_path)
     soft = _soft(2)
     torch.testing.assert_close(bare.caption_losses(soft, [SHORT, LONG]), llm.caption_losses(soft, [SHORT, LONG]))
+
+
+def test_a_flipped_byte_of_the_weights_is_refused(tmp_path: Path) -> None:
+    save_tiny_lm(tmp_path / "lm")
+    write_checksums(tmp_path / "lm")
+    config = LLMConfig(path="lm")
+    assert FrozenLLM(config, tmp_path).width == 16
+    weights = tmp_path / "lm" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=r"lm/model\.safetensors has changed \(SHA256SUMS disagrees\)"):
+        FrozenLLM(config, tmp_path)
+
+
+def test_a_path_that_is_neither_folder_nor_id_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'models/no/such': no folder .*/models/no/such; give a folder, or a Hugging"):
+        FrozenLLM(LLMConfig(path="models/no/such"), tmp_path)
+
+
+def test_a_hub_id_is_loaded_at_its_revision(tmp_path: Path, tiny_lm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def download(hub_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((hub_id, revision))
+        assert "*.safetensors" in allow_patterns
+        return str(tiny_lm_dir)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert FrozenLLM(LLMConfig(path="owner/name", revision="abc"), tmp_path).width == 16
+    assert asked == [("owner/name", "abc")]
 
 
 def test_prompt_needs_exactly_one_placeholder() -> None:
