@@ -59,8 +59,12 @@ def test_only_deaths_in_a_row_count(work: _Work, monkeypatch: pytest.MonkeyPatch
 def test_deaths_of_decoder_and_encoder_are_counted_apart(work: _Work, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(MAX_ATTEMPTS):
         end_process(work, monkeypatch)
+    tried = []
     with _attempt("encode", TASK, work):
-        pass
+        tried.append("encode")
+    with pytest.raises(ValueError, match="has to decode"), _attempt("decode", TASK, work):
+        tried.append("decode")
+    assert tried == ["encode"]
 
 
 def test_a_shard_too_large_for_the_way_says_how_many_rows_fit(work: _Work, monkeypatch: pytest.MonkeyPatch) -> None:
