@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 
 from pipeline.adaptation.artifact import AdapterCard, check_fits, load_adapter, save_adapter
 from pipeline.adaptation.captioner import ProjectorCaptioner
 from pipeline.adaptation.finetune import finetune
 from pipeline.adaptation.methods import ConstantMethod, KnnCopyMethod, TrainedProjectorMethod
-from pipeline.adaptation.ridge import fit_ridge
+from pipeline.adaptation.ridge import _leave_one_out_cosine, fit_ridge
 from pipeline.adaptation.support import SupportSet, shuffle_texts
 from pipeline.config.schema import FinetuneConfig
 from pipeline.models.frozen_llm import FrozenLLM
@@ -92,15 +92,17 @@ def test_ridge_recovers_a_linear_map_and_chooses_its_penalty_inside_the_support(
 def test_leave_one_out_score_is_that_of_refitting() -> None:
     """The closed form equals a refit without sample i (with the same centring)."""
     support = _support()
-    x = support.embeddings_KE - support.embeddings_KE.mean(dim=0)
-    t = support.texts_KW - support.texts_KW.mean(dim=0)
+    mean_W = support.texts_KW.mean(dim=0)
+    x, t = support.embeddings_KE - support.embeddings_KE.mean(dim=0), support.texts_KW - mean_W
     penalty = 0.3 * float((x @ x.T).diagonal().mean())
-    inverse = torch.linalg.inv(x @ x.T + penalty * torch.eye(5))
-    closed = t - (inverse @ t) / inverse.diagonal().unsqueeze(1)
+    predicted = []
     for i in range(5):
         rest = [j for j in range(5) if j != i]
         weights = torch.linalg.solve(x[rest] @ x[rest].T + penalty * torch.eye(4), t[rest])
-        torch.testing.assert_close(closed[i], (x[i] @ x[rest].T) @ weights, atol=1e-5, rtol=1e-4)
+        predicted.append(mean_W + (x[i] @ x[rest].T) @ weights)
+    inverse = torch.linalg.inv(x @ x.T + penalty * torch.eye(5))
+    expected = cosine_similarity(torch.stack(predicted), support.texts_KW).mean()
+    assert _leave_one_out_cosine(inverse @ t, inverse, support.texts_KW) == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_finetuning_learns_the_support_and_leaves_the_original_alone(llm: FrozenLLM) -> None:
