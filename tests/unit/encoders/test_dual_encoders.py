@@ -40,7 +40,7 @@ def _padded_text(folder: Path, model: Any) -> Family:
     tokenizer = AutoTokenizer.from_pretrained(folder)  # the class that transformers reads the saved one with
 
     def forward(signal: Any) -> torch.Tensor:
-        tokens = tokenizer([signal.text], padding="max_length", max_length=12, return_tensors="pt")
+        tokens = tokenizer([signal.text], padding="max_length", truncation=True, max_length=12, return_tensors="pt")
         pooled: torch.Tensor = model.text_model(tokens["input_ids"]).pooler_output[0]
         return pooled
 
