@@ -7,6 +7,7 @@ A default lives on its field and nowhere else; paper constants live in `pipeline
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
@@ -58,18 +59,26 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class EncoderConfig:
-    """A frozen encoder, loaded by `transformers` Auto classes."""
+    """A frozen encoder, loaded by `transformers` Auto classes or made by a class of the project."""
 
     name: Name
     """Short name, used in paths and reports."""
     path: str
-    """Hugging Face id or local folder (relative to the project's root)."""
+    """Hugging Face id, local folder (relative to the project's root), or `module:Class` in a file below that root."""
     revision: str | None = None
-    """Commit of the hub repository; recorded in the manifest."""
+    """Commit of the hub repository; the one in use is recorded in the manifest."""
     dtype: Dtype = "float32"
     """Compute type of the forward pass."""
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"
     """How token features become one vector; `auto`: the model's own pooled output, else the mean."""
+    layer: int | None = None
+    """Entry of the model's `hidden_states` that is pooled (0: embeddings, -1: the last one); None: its final output."""
+    frames: PositiveInt | None = None
+    """Videos through an image model: how many evenly spaced frames are encoded and averaged; None: all."""
+    rate_hz: PositiveFloat | None = None
+    """Series: rate that every one is resampled to; None: as they are."""
+    options: dict[str, str | int | float | bool] = field(default_factory=dict)
+    """Whatever a `module:Class` wants to be told; a `transformers` model takes none."""
     batch_size: PositiveInt = 64
     """Samples a forward pass."""
     width: PositiveInt | None = None

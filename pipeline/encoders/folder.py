@@ -6,14 +6,19 @@ In: a Hugging Face id or a local path.  Out: a local folder whose files are thos
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import EncoderConfig, SignalKind
+from pipeline.encoders.sentences import sentence_max_tokens
 
 # Part of every fingerprint: raise it with any change to the encoders' code that alters vectors.
 _CODE_VERSION = 1
+# Families whose vectors the code came to make otherwise, all others staying what they were.
+_REVISED_FAMILIES = ("siglip", "siglip2", "clap")
 CHECKSUM_FILE = "SHA256SUMS"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Weights as safetensors only: a pickle in the repository is not even downloaded.
@@ -27,7 +32,10 @@ def model_folder(path: str, *, revision: str | None, root: Path) -> Path:
         verify_checksums(folder)
         return folder
     if _HUB_ID.fullmatch(path) is None:
-        raise ValueError(f"model path {path!r}: no folder {folder}; give a folder, or a Hugging Face id `owner/name`")
+        raise ValueError(
+            f"model path {path!r}: no folder {folder}; give a folder, or a Hugging Face id `owner/name`, "
+            f"or for an encoder `module:Class`"
+        )
     return _download(path, revision, folder)
 
 
@@ -45,21 +53,48 @@ def _download(hub_id: str, revision: str | None, folder: Path) -> Path:
         ) from error
 
 
+def used_revision(config: EncoderConfig) -> str | None:
+    """Commit of a Hugging Face id as it lies in the local cache, else what the configuration says."""
+    if _HUB_ID.fullmatch(config.path) is None:
+        return config.revision
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(config.path, "config.json", revision=config.revision)
+    # .../snapshots/<commit>/config.json
+    return Path(file).parent.name if isinstance(file, str) else config.revision
+
+
 def model_files(folder: Path) -> list[Path]:
     """The files that decide what a model computes, in a fixed order."""
     return sorted({file for pattern in _WANTED for file in folder.rglob(pattern) if file.is_file()})
-
-
-def encoder_fingerprint(config: EncoderConfig, kind: SignalKind, root: Path) -> str:
-    """What `load_encoder(...).fingerprint` would be, without loading the model or the library that runs it."""
-    return folder_fingerprint(config, kind, model_folder(config.path, revision=config.revision, root=root))
 
 
 def folder_fingerprint(config: EncoderConfig, kind: SignalKind, folder: Path) -> str:
     """Changes whenever the vectors of the model in `folder` could."""
     files = [(file.relative_to(folder).as_posix(), _sha256(file)) for file in model_files(folder)]
     settings = [config.revision, config.dtype, config.pooling]
-    return fingerprint([_CODE_VERSION, kind, *settings, fingerprint(files)])
+    return fingerprint([_CODE_VERSION, kind, *settings, fingerprint(files), *_later_settings(config, folder)])
+
+
+def _later_settings(config: EncoderConfig, folder: Path) -> Iterator[object]:
+    """What came after the first fingerprints counts only where it is used, so that all others stay what they were."""
+    for name in ("layer", "frames", "rate_hz"):
+        value = getattr(config, name)
+        if value is not None:
+            yield name, value
+    if config.dtype != "float32":
+        yield "pooled in float32"
+    limit = sentence_max_tokens(folder)
+    if limit is not None:
+        yield "at most", limit
+    family = _model_type(folder)
+    if family in _REVISED_FAMILIES:
+        yield "revised", family
+
+
+def _model_type(folder: Path) -> object:
+    config = folder / "config.json"
+    return json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
 
 
 def write_checksums(folder: Path) -> None:

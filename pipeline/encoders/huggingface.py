@@ -9,6 +9,7 @@ safetensors are read. Signals are sorted by length, so that a micro-batch holds 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -31,18 +32,17 @@ from pipeline.config.schema import EncoderConfig, SignalKind
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.folder import folder_fingerprint, model_folder
 from pipeline.encoders.pooling import pooled_forward
-from pipeline.encoders.preprocess import (
-    AudioPreprocessor,
-    ImagePreprocessor,
-    Preprocessor,
-    SeriesPreprocessor,
-    TextPreprocessor,
-    VideoPreprocessor,
-)
+from pipeline.encoders.preprocess import ImagePreprocessor, Preprocessor, TextPreprocessor, VideoPreprocessor
+from pipeline.encoders.sentences import sentence_max_tokens
+from pipeline.encoders.waveforms import AudioPreprocessor, SeriesPreprocessor
 from pipeline.signal import Signal
 
 _EXAMPLE_TEXT = {"text": "a", "molecule": "C"}
 _DEFAULT_IMAGE_SIZE = 224
+_MAX_TOKENS = 1 << 20  # tokenizers without a limit say 10^30
+_NUMBERED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "clap_text_model")
+# Trained on texts that are all padded to one length, with the padding in sight.
+_ALWAYS_PADDED = ("siglip", "siglip2", "siglip_text_model", "siglip2_text_model")
 
 
 def load_encoder(config: EncoderConfig, kind: SignalKind, root: Path, device: str = "cpu") -> Encoder:
@@ -70,11 +70,11 @@ class HuggingFaceEncoder:
         self.fingerprint = folder_fingerprint(config, kind, folder)
         self._batch_size, self._device, self._dtype = config.batch_size, device, getattr(torch, config.dtype)
         model, random_weights = _load_model(folder, self._dtype)
-        self._preprocess = load_preprocessor(folder, model, kind)
+        self._preprocess = load_preprocessor(folder, model, kind, frames=config.frames, rate_hz=config.rate_hz)
         example = self._preprocess.example()
         with torch.inference_mode():
             inputs = self._moved(self._preprocess([example]).inputs)
-            self._forward = pooled_forward(model.to(device), kind, config.pooling, folder, inputs)
+            self._forward = pooled_forward(model.to(device), kind, config.pooling, folder, inputs, layer=config.layer)
         vector = self._encode_batch([example])[0]
         if random_weights and not np.isfinite(vector).all():
             raise ValueError(f"the checkpoint lacks weights that the output needs: {', '.join(random_weights[:3])}")
@@ -144,25 +144,49 @@ def _quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def load_preprocessor(folder: Path, model: Any, kind: SignalKind) -> Preprocessor:
+def load_preprocessor(
+    folder: Path, model: Any, kind: SignalKind, *, frames: int | None = None, rate_hz: float | None = None
+) -> Preprocessor:
     """What turns signals of `kind` into the inputs of a model, as saved beside it."""
-    config = model.config
     if kind in ("image", "video"):
-        return _pixel_preprocessor(folder, model, kind)
+        return _pixel_preprocessor(folder, model, kind, frames)
     if kind == "audio":
         return AudioPreprocessor(AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False))
     if kind == "series":
-        channels = getattr(config, "num_input_channels", None) or config.input_size
-        return SeriesPreprocessor(context=config.context_length, channels=channels)
+        return _series_preprocessor(model, rate_hz)
+    return _text_preprocessor(folder, model, kind)
+
+
+def _text_preprocessor(folder: Path, model: Any, kind: SignalKind) -> Preprocessor:
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    if config.model_type in _NUMBERED_FROM_PADDING:
         positions -= config.pad_token_id + 1  # these number positions from the padding's id on
-    example = Signal(kind=kind, text=_EXAMPLE_TEXT[kind])
-    return TextPreprocessor(tokenizer, max_tokens=min(tokenizer.model_max_length, positions), example=example)
+    limit = sentence_max_tokens(folder) or tokenizer.model_max_length
+    return TextPreprocessor(
+        tokenizer,
+        max_tokens=min(limit, tokenizer.model_max_length, positions, _MAX_TOKENS),
+        example=Signal(kind=kind, text=_EXAMPLE_TEXT[kind]),
+        always_padded=model.config.model_type in _ALWAYS_PADDED,
+    )
 
 
-def _pixel_preprocessor(folder: Path, model: Any, kind: SignalKind) -> Preprocessor:
+def _series_preprocessor(model: Any, rate_hz: float | None) -> Preprocessor:
+    parameters = inspect.signature(model.forward).parameters
+    masks = [name for name in ("past_observed_mask", "observed_mask") if name in parameters]
+    if not masks or "past_values" not in parameters or "past_time_features" in parameters:
+        raise ValueError(
+            f"{model.config.model_type} does not take past values and a mask alone, as PatchTST and PatchTSMixer do: "
+            f"bring it as a `module:Class`"
+        )
+    channels = getattr(model.config, "num_input_channels", None) or model.config.input_size
+    return SeriesPreprocessor(
+        context=model.config.context_length, channels=channels, mask_name=masks[0], rate_hz=rate_hz
+    )
+
+
+def _pixel_preprocessor(folder: Path, model: Any, kind: SignalKind, frames: int | None) -> Preprocessor:
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     vision = getattr(model.config, "vision_config", model.config)
     size = getattr(vision, "image_size", None) or _DEFAULT_IMAGE_SIZE
@@ -175,5 +199,6 @@ def _pixel_preprocessor(folder: Path, model: Any, kind: SignalKind) -> Preproces
         channels=channels,
         image_size=(height, width),
         frames=getattr(vision, "num_frames", None),
+        sampled=frames,
         input_name=model.main_input_name,
     )

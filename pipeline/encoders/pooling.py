@@ -7,7 +7,6 @@ Shape suffixes: N rows, T tokens, D width.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.schema import SignalKind
+from pipeline.encoders.sentences import sentence_pooling
 
 Forward = Callable[[Mapping[str, Tensor]], Tensor]
 """From the tensors of a batch to vectors `[N, D]`."""
@@ -30,15 +30,18 @@ _TOWERS: dict[SignalKind, tuple[str, str]] = {
 }
 
 
-def pooled_forward(model: Any, kind: SignalKind, pooling: str, folder: Path, example: Mapping[str, Tensor]) -> Forward:
+def pooled_forward(
+    model: Any, kind: SignalKind, pooling: str, folder: Path, example: Mapping[str, Tensor], *, layer: int | None = None
+) -> Forward:
     """The forward pass of the model's part for `kind`, pooled as configured.
 
     `auto` is the model's own pooled output where it is trained (a dual encoder's projection, or a pooler: weights that
     the checkpoint lacks are NaN and show in the example's output), else the mean of its tokens. Text models average
     their tokens unless a sentence-transformers folder says otherwise: a BERT pooler was trained for another purpose.
+    With `layer` the tokens are those of `hidden_states[layer]`, and the model's own pooled output is not taken.
     """
     projection, tower = _TOWERS.get(kind, ("", ""))
-    if pooling == "auto" and projection and hasattr(model, projection):
+    if pooling == "auto" and layer is None and projection and hasattr(model, projection):
         features = getattr(model, projection)
         return lambda inputs: _own(features(**inputs))
     if tower and hasattr(model, tower):
@@ -46,29 +49,36 @@ def pooled_forward(model: Any, kind: SignalKind, pooling: str, folder: Path, exa
     elif getattr(model.config, "is_encoder_decoder", False):
         model = model.get_encoder()
     if pooling == "auto":
-        pooling = _sentence_pooling(folder) if kind in ("text", "molecule") else _best_pooling(model, example)
+        if kind in ("text", "molecule"):
+            pooling = sentence_pooling(folder)
+        else:
+            pooling = "mean" if layer is not None else _best_pooling(model, example)
     if pooling == "own":
         return lambda inputs: _own(model(**inputs))
-    reduce = _REDUCTIONS[pooling]
+    reduce, hidden_of = _REDUCTIONS[pooling], _hidden(model, example, layer)
 
     def forward(inputs: Mapping[str, Tensor]) -> Tensor:
-        hidden = _tokens(model(**inputs).last_hidden_state, kind)
-        return reduce(hidden, _token_mask(model, inputs, hidden))
+        hidden_NTD = _tokens(hidden_of(inputs), kind)
+        # Half precision counts tokens wrong from 257 (bfloat16) or 2049 (float16) on.
+        return reduce(hidden_NTD.float(), _token_mask(model, inputs, hidden_NTD))
 
     return forward
+
+
+def _hidden(model: Any, example: Mapping[str, Tensor], layer: int | None) -> Forward:
+    """From inputs to the features that are pooled, in the model's own shape."""
+    if layer is None:
+        return lambda inputs: model(**inputs).last_hidden_state
+    states = getattr(model(**example, output_hidden_states=True), "hidden_states", None) or ()
+    if not -len(states) <= layer < len(states):
+        allowed = f"0 to {len(states) - 1}, or -{len(states)} to -1" if states else "none: leave it out"
+        raise ValueError(f"layer is {layer}, but this model has hidden states {allowed}")
+    return lambda inputs: model(**inputs, output_hidden_states=True).hidden_states[layer]
 
 
 def _best_pooling(model: Any, example: Mapping[str, Tensor]) -> str:
     pooled = getattr(model(**example), "pooler_output", None)
     return "own" if pooled is not None and bool(pooled.isfinite().all()) else "mean"
-
-
-def _sentence_pooling(folder: Path) -> str:
-    path = folder / "1_Pooling" / "config.json"
-    modes = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if modes.get("pooling_mode_cls_token"):
-        return "cls"
-    return "last" if modes.get("pooling_mode_lasttoken") else "mean"
 
 
 def _own(output: Any) -> Tensor:
@@ -84,13 +94,13 @@ def _tokens(hidden: Tensor, kind: SignalKind) -> Tensor:
 
 
 def _token_mask(model: Any, inputs: Mapping[str, Tensor], hidden_NTD: Tensor) -> Tensor:
-    mask = inputs.get("attention_mask")
+    mask = inputs.get("attention_mask", inputs.get("pixel_attention_mask"))
     if mask is None:
-        return hidden_NTD.new_ones(hidden_NTD.shape[:2])
+        return torch.ones(hidden_NTD.shape[:2], device=hidden_NTD.device)
     if mask.shape[1] != hidden_NTD.shape[1]:
         # Models that read raw waves shorten time by strided convolutions and know by how much.
         mask = model._get_feature_vector_attention_mask(hidden_NTD.shape[1], mask)
-    return mask.to(hidden_NTD.dtype)
+    return mask.float()
 
 
 def _mean(hidden_NTD: Tensor, mask_NT: Tensor) -> Tensor:

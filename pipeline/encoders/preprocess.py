@@ -1,4 +1,4 @@
-"""Signals to model inputs, by the preprocessing that was saved with the model.
+"""Images, videos and texts to model inputs, by the preprocessing that was saved with the model.
 
 In: decoded signals of one kind.  Out: a `Batch` of tensors for the model's forward pass.
 
@@ -7,6 +7,7 @@ Nothing here looks at more than one signal at a time, except to pad; a signal's 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -75,19 +76,31 @@ class ImagePreprocessor:
 
 
 class VideoPreprocessor:
-    """Clips `[F, H, W, 3]`: evenly spaced frames for a video model, every frame on its own for an image model."""
+    """Clips `[F, H, W, 3]`: a video model takes `frames` evenly spaced ones at once, an image model each on its own.
+
+    An image model sees every frame, or `sampled` evenly spaced ones.
+    """
 
     same_length_only = False
 
     def __init__(
-        self, processor: Any, *, channels: int, image_size: tuple[int, int], frames: int | None, input_name: str
+        self,
+        processor: Any,
+        *,
+        channels: int,
+        image_size: tuple[int, int],
+        frames: int | None,
+        sampled: int | None,
+        input_name: str,
     ) -> None:
+        if frames is not None and sampled not in (None, frames):
+            raise ValueError(f"frames is {sampled}, but this video model takes {frames} at once: leave it out")
         self._processor, self._channels, self._image_size = processor, channels, image_size
-        self._frames, self._input_name = frames, input_name
+        self._frames, self._sampled, self._input_name = frames, sampled, input_name
 
     def length(self, signal: Signal) -> int:
         """Frames that go through the model."""
-        return self._frames or len(array_of(signal))
+        return self._frames or min(self._sampled or sys.maxsize, len(array_of(signal)))
 
     def example(self) -> Signal:
         """A black clip."""
@@ -106,102 +119,29 @@ class VideoPreprocessor:
         return Batch({self._input_name: pixels.reshape(len(clips), self._frames, *pixels.shape[-3:])})
 
     def _chosen(self, clip: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if self._frames is None or len(clip) == self._frames:
+        wanted = self._frames or min(self._sampled or len(clip), len(clip))
+        if len(clip) == wanted:
             return clip
-        chosen: npt.NDArray[Any] = clip[np.linspace(0, len(clip) - 1, self._frames).round().astype(int)]
+        chosen: npt.NDArray[Any] = clip[np.linspace(0, len(clip) - 1, wanted).round().astype(int)]
         return chosen
 
 
-class AudioPreprocessor:
-    """Mono audio `[T]`, resampled to the model's rate."""
-
-    def __init__(self, extractor: Any) -> None:
-        self._extractor = extractor
-        self._rate = int(extractor.sampling_rate)
-        # Extractors of models that see 2-D features pad every clip to one length. Those of raw-wave models pad to the
-        # longest clip, and say by `return_attention_mask` whether their model can leave the padding out.
-        self._pads_to_longest = extractor.model_input_names[0] == "input_values" and not hasattr(
-            extractor, "max_length"
-        )
-        self.same_length_only = self._pads_to_longest and not extractor.return_attention_mask
-
-    def length(self, signal: Signal) -> int:
-        """Samples."""
-        return len(array_of(signal))
-
-    def example(self) -> Signal:
-        """A second of silence."""
-        return Signal(kind="audio", array=np.zeros(self._rate, dtype=np.float32), rate_hz=self._rate)
-
-    def __call__(self, signals: Sequence[Signal]) -> Batch:
-        """Waves or spectrograms, as the model takes them."""
-        waves = [self._resampled(signal) for signal in signals]
-        padding = {"padding": True} if self._pads_to_longest else {}
-        inputs = self._extractor(waves, sampling_rate=self._rate, return_tensors="pt", **padding)
-        return Batch(dict(inputs))
-
-    def _resampled(self, signal: Signal) -> npt.NDArray[np.float32]:
-        wave = array_of(signal).astype(np.float32, copy=False)
-        rate = int(signal.rate_hz or self._rate)
-        if rate == self._rate:
-            return wave
-        from scipy.signal import resample_poly
-
-        divisor = int(np.gcd(rate, self._rate))
-        resampled: npt.NDArray[np.float32] = resample_poly(wave, self._rate // divisor, rate // divisor)
-        return resampled.astype(np.float32)
-
-
-class SeriesPreprocessor:
-    """Series `[T, C]`, cut into windows of the model's context; a short one is padded on the left and masked."""
-
-    same_length_only = False
-
-    def __init__(self, *, context: int, channels: int) -> None:
-        self._context, self._channels = context, channels
-
-    def length(self, signal: Signal) -> int:
-        """Windows."""
-        return -(-len(array_of(signal)) // self._context)
-
-    def example(self) -> Signal:
-        """A window at rest."""
-        return Signal(kind="series", array=np.zeros((self._context, self._channels), dtype=np.float32))
-
-    def __call__(self, signals: Sequence[Signal]) -> Batch:
-        """One row a window; the windows of a series cover it evenly."""
-        windows: list[npt.NDArray[np.float32]] = []
-        masks: list[npt.NDArray[np.float32]] = []
-        counts: list[int] = []
-        for signal in signals:
-            series = self._checked(array_of(signal))
-            missing = max(self._context - len(series), 0)
-            mask = np.pad(np.ones_like(series), ((missing, 0), (0, 0)))
-            series = np.pad(series, ((missing, 0), (0, 0)))
-            counts.append(self.length(signal))
-            starts = np.linspace(0, len(series) - self._context, counts[-1]).round().astype(int)
-            windows.extend(series[start : start + self._context] for start in starts)
-            masks.extend(mask[start : start + self._context] for start in starts)
-        inputs = {
-            "past_values": torch.from_numpy(np.stack(windows)),
-            "past_observed_mask": torch.from_numpy(np.stack(masks)),
-        }
-        rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        return Batch(inputs, sample_of_row=rows)
-
-    def _checked(self, series: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        if series.ndim != 2 or series.shape[1] != self._channels or not len(series):
-            raise ValueError(f"the model takes series [T, {self._channels}] with T > 0, got shape {series.shape}")
-        return series.astype(np.float32, copy=False)
-
-
 class TextPreprocessor:
-    """Text and molecules (SMILES), by the model's tokenizer; padding is masked."""
+    """Text and molecules (SMILES), by the model's tokenizer.
+
+    Padding is masked, unless the model was trained on texts that are all padded to `max_tokens` and read as they are.
+    """
 
     same_length_only = False
 
-    def __init__(self, tokenizer: Any, *, max_tokens: int, example: Signal) -> None:
+    def __init__(self, tokenizer: Any, *, max_tokens: int, example: Signal, always_padded: bool = False) -> None:
         self._tokenizer, self._max_tokens, self._example = tokenizer, max_tokens, example
+        self._always_padded = always_padded
+        if not always_padded:
+            # Models that number positions absolutely would number them from the padding on.
+            tokenizer.padding_side = "right"
+            if tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.eos_token
 
     def length(self, signal: Signal) -> int:
         """Characters, a good enough order."""
@@ -216,8 +156,12 @@ class TextPreprocessor:
         texts = [signal.text for signal in signals]
         if any(text is None for text in texts):
             raise ValueError("a text or molecule signal needs text, got an array")
-        return Batch(
-            dict(
-                self._tokenizer(texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt")
-            )
+        tokens = self._tokenizer(
+            texts,
+            padding="max_length" if self._always_padded else "longest",
+            truncation=True,
+            max_length=self._max_tokens,
+            return_attention_mask=not self._always_padded,
+            return_tensors="pt",
         )
+        return Batch(dict(tokens))

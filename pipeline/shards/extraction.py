@@ -210,7 +210,7 @@ def extract_locally(
 
 def _load_encoder(config: EncoderConfig, kind: SignalKind, root: Path, device: str) -> Encoder:
     # Processes that only decode do without transformers, which takes seconds to import.
-    from pipeline.encoders.huggingface import load_encoder
+    from pipeline.encoders.registry import load_encoder
 
     return load_encoder(config, kind, root, device)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import DatasetConfig, EncoderConfig, ExperimentConfig, SignalKind
 from pipeline.data.sources import Source, open_source
-from pipeline.encoders.folder import encoder_fingerprint
+from pipeline.encoders.folder import used_revision
+from pipeline.encoders.registry import encoder_fingerprint
 from pipeline.shards.build import ShardSpec
 from pipeline.shards.format import FORMAT_VERSION, RejectedRow, ShardRecord
 from pipeline.shards.manifest import EncoderRecord
@@ -35,7 +36,7 @@ class ModelPlan:
         """What the manifest says of it."""
         config = self.config
         return EncoderRecord(
-            name=config.name, id=config.path, revision=config.revision, fingerprint=self.fingerprint, width=width
+            name=config.name, id=config.path, revision=used_revision(config), fingerprint=self.fingerprint, width=width
         )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.schema import DatasetConfig, EncoderConfig, ExperimentConfig
-from pipeline.encoders.huggingface import load_encoder
+from pipeline.encoders.registry import load_encoder
 from pipeline.shards import EmbeddingDataset
 from pipeline.signal import Signal
 

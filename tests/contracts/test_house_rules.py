@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for package in ("pipeline", "jobs") for path in (ROOT / package).rglob("*.py"))
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 50
-DECLARATIONS = {"pipeline/config/schema.py": 400}
+DECLARATIONS = {"pipeline/config/schema.py": 420}
 """One tree of field declarations; splitting it would hide the whole."""
 
 

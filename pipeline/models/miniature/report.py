@@ -18,7 +18,7 @@ from pipeline.config.schema import DatasetConfig, EncoderConfig, ExperimentConfi
 from pipeline.data.decoders import decode
 from pipeline.data.sample import BadRow
 from pipeline.data.sources import open_source
-from pipeline.encoders.huggingface import load_encoder
+from pipeline.encoders.registry import load_encoder
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.miniature.language_model import steering_accuracy
 from pipeline.signal import Signal

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.config.schema import EncoderConfig, SignalKind
 from pipeline.encoders.base import Encoder
-from pipeline.encoders.huggingface import load_encoder
+from pipeline.encoders.registry import load_encoder
 from pipeline.signal import Signal
 from tests.tiny_encoders import RATE_HZ
 
 Load = Callable[..., Encoder]
+Direct = Callable[[Signal], torch.Tensor]
+Family = tuple[SignalKind, Sequence[Signal], Direct]
+"""Kind, signals of different lengths, and the vector of each by a direct forward pass."""
 
 
 @pytest.fixture
@@ -26,6 +31,30 @@ def load(tmp_path: Path) -> Load:
         return load_encoder(config, kind, tmp_path)
 
     return loader
+
+
+def array(signal: Signal) -> Any:
+    assert signal.array is not None
+    return signal.array
+
+
+@torch.inference_mode()
+def assert_like_a_direct_forward_pass(encoder: Encoder, signals: Sequence[Signal], direct: Direct) -> None:
+    """To 1e-5, whatever else is in the batch."""
+    together = encoder.encode(signals)
+    expected = torch.stack([direct(signal) for signal in signals]).numpy()
+    assert together.dtype == np.float32
+    assert together.shape == (len(signals), encoder.width)
+    assert np.ptp(expected, axis=0).max() > 1e-3, "the signals must be told apart for the comparison to mean anything"
+    np.testing.assert_allclose(together, expected, atol=1e-5, rtol=0)
+    # Alone, in another order, in other company.
+    alone = np.concatenate([encoder.encode([signal]) for signal in signals])
+    np.testing.assert_allclose(alone, together, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(encoder.encode(signals[::-1])[::-1], together, atol=1e-5, rtol=0)
+
+
+def texts(*values: str) -> list[Signal]:
+    return [Signal(kind="text", text=value) for value in values]
 
 
 def images(count: int, *, side: int = 16, channels: int = 3, dtype: str = "uint8") -> list[Signal]:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from pipeline.config.schema import SignalKind
 from pipeline.signal import Signal
 from tests import tiny_encoders as tiny
-from tests.unit.encoders.conftest import Load, clips, images, molecules, series, waves
-
-Direct = Callable[[Signal], torch.Tensor]
-
-
-def array(signal: Signal) -> Any:
-    assert signal.array is not None
-    return signal.array
+from tests.unit.encoders.conftest import (
+    Direct,
+    Family,
+    Load,
+    array,
+    assert_like_a_direct_forward_pass,
+    clips,
+    images,
+    molecules,
+    series,
+    waves,
+)  # fmt: skip
 
 
 def direct_pixels(parts: Any, pooled: Callable[[Any], torch.Tensor]) -> Direct:
@@ -34,30 +36,30 @@ def direct_pixels(parts: Any, pooled: Callable[[Any], torch.Tensor]) -> Direct:
     return forward
 
 
-def vit_image(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def vit_image(folder: Path) -> Family:
     return "image", images(7), direct_pixels(tiny.vit(folder), lambda out: out.pooler_output[0])
 
 
-def vit_without_pooler(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def vit_without_pooler(folder: Path) -> Family:
     parts = tiny.vit(folder, pooler=False)
     return "image", images(7), direct_pixels(parts, lambda out: out.last_hidden_state[0].mean(dim=0))
 
 
-def vit_multiband(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def vit_multiband(folder: Path) -> Family:
     signals = images(7, channels=6, dtype="uint16")
     return "image", signals, direct_pixels(tiny.vit(folder, channels=6), lambda out: out.pooler_output[0])
 
 
-def vit_that_resizes(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def vit_that_resizes(folder: Path) -> Family:
     parts = tiny.vit(folder, resize=True)
     return "image", images(4, side=16) + images(3, side=24), direct_pixels(parts, lambda out: out.pooler_output[0])
 
 
-def dinov2_image(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def dinov2_image(folder: Path) -> Family:
     return "image", images(7), direct_pixels(tiny.dinov2(folder), lambda out: out.pooler_output[0])
 
 
-def clip_image(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def clip_image(folder: Path) -> Family:
     model, _, processor = tiny.clip(folder)
 
     def forward(signal: Signal) -> torch.Tensor:
@@ -68,7 +70,7 @@ def clip_image(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
     return "image", images(7, side=20), forward
 
 
-def clip_text(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def clip_text(folder: Path) -> Family:
     model, tokenizer, _ = tiny.clip(folder)
     texts = ["a red circle", "a", "blue square a red circle", "a blue square"]
 
@@ -80,12 +82,12 @@ def clip_text(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
     return "text", [Signal(kind="text", text=text) for text in texts], forward
 
 
-def frame_wise(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def frame_wise(folder: Path) -> Family:
     parts = tiny.vit(folder)
     return "video", clips(3, frames=5) + clips(2, frames=2), direct_pixels(parts, lambda o: o.pooler_output.mean(dim=0))
 
 
-def videomae_clip(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def videomae_clip(folder: Path) -> Family:
     model, processor = tiny.videomae(folder)
 
     def forward(signal: Signal) -> torch.Tensor:
@@ -98,7 +100,7 @@ def videomae_clip(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
     return "video", clips(4) + clips(3, frames=8), forward
 
 
-def ast_audio(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def ast_audio(folder: Path) -> Family:
     model, extractor = tiny.ast(folder)
 
     def forward(signal: Signal) -> torch.Tensor:
@@ -109,7 +111,7 @@ def ast_audio(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
     return "audio", waves(900, 1600, 900, 2400, 1234), forward
 
 
-def whisper_audio(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def whisper_audio(folder: Path) -> Family:
     model, extractor = tiny.whisper(folder)
 
     def forward(signal: Signal) -> torch.Tensor:
@@ -120,7 +122,7 @@ def whisper_audio(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
     return "audio", waves(4000, 8000, 4000, 2400), forward
 
 
-def _wav2vec2(folder: Path, norm: str) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def _wav2vec2(folder: Path, norm: str) -> Family:
     model, extractor = tiny.wav2vec2(folder, norm=norm)
 
     def forward(signal: Signal) -> torch.Tensor:
@@ -131,15 +133,15 @@ def _wav2vec2(folder: Path, norm: str) -> tuple[SignalKind, Sequence[Signal], Di
     return "audio", waves(4000, 1600, 4000, 2400, 1600), forward
 
 
-def wav2vec2_masked(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def wav2vec2_masked(folder: Path) -> Family:
     return _wav2vec2(folder, "layer")
 
 
-def wav2vec2_unmasked(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def wav2vec2_unmasked(folder: Path) -> Family:
     return _wav2vec2(folder, "group")
 
 
-def patch_tst_series(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def patch_tst_series(folder: Path) -> Family:
     (model,) = tiny.patch_tst(folder)
 
     def forward(signal: Signal) -> torch.Tensor:
@@ -158,7 +160,7 @@ def patch_tst_series(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct
     return "series", series(16, 40, 16, 9, 40, 16), forward
 
 
-def roberta_molecule(folder: Path) -> tuple[SignalKind, Sequence[Signal], Direct]:
+def roberta_molecule(folder: Path) -> Family:
     model, tokenizer = tiny.roberta(folder)
 
     def forward(signal: Signal) -> torch.Tensor:
@@ -175,19 +177,6 @@ FAMILIES = (
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
-@torch.inference_mode()
 def test_a_vector_is_that_of_a_direct_forward_pass(family: Any, tmp_path: Path, load: Load) -> None:
     kind, signals, direct = family(tmp_path / "model")
-    encoder = load(kind)
-
-    together = encoder.encode(signals)
-
-    expected = torch.stack([direct(signal) for signal in signals]).numpy()
-    assert together.dtype == np.float32
-    assert together.shape == (len(signals), encoder.width)
-    assert np.ptp(expected, axis=0).max() > 1e-3, "the signals must be told apart for the comparison to mean anything"
-    np.testing.assert_allclose(together, expected, atol=1e-5, rtol=0)
-    # Alone, in another order, in other company.
-    alone = np.concatenate([encoder.encode([signal]) for signal in signals])
-    np.testing.assert_allclose(alone, together, atol=1e-5, rtol=0)
-    np.testing.assert_allclose(encoder.encode(signals[::-1])[::-1], together, atol=1e-5, rtol=0)
+    assert_like_a_direct_forward_pass(load(kind), signals, direct)

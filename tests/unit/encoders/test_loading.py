@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.config.schema import EncoderConfig
-from pipeline.encoders.folder import encoder_fingerprint, verify_checksums, write_checksums
-from pipeline.encoders.huggingface import load_encoder
+from pipeline.encoders.folder import verify_checksums, write_checksums
+from pipeline.encoders.registry import encoder_fingerprint, load_encoder
 from pipeline.signal import Signal
 from tests import tiny_encoders as tiny
 from tests.unit.encoders.conftest import Load, images, molecules, waves

@@ -14,7 +14,7 @@ from pipeline.config.schema import EncoderConfig, SignalKind
 from pipeline.data.decoders import decode
 from pipeline.data.miniature.modalities import MODALITIES
 from pipeline.encoders.folder import CHECKSUM_FILE, verify_checksums
-from pipeline.encoders.huggingface import load_encoder
+from pipeline.encoders.registry import load_encoder
 from pipeline.models.miniature.build import MODEL_NAMES, build_models
 from pipeline.models.miniature.pretraining import pretraining_signals
 from pipeline.models.miniature.training import WEIGHTS

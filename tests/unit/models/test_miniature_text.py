@@ -10,7 +10,7 @@ import pytest
 from pipeline.config.presets import PRESETS
 from pipeline.config.schema import EncoderConfig
 from pipeline.data.miniature.grammar import GRAMMARS, Grammar
-from pipeline.encoders.huggingface import load_encoder
+from pipeline.encoders.registry import load_encoder
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.miniature.corpus import Document, corpus_words, documents, paraphrase_batch
 from pipeline.models.miniature.language_model import steering_accuracy
