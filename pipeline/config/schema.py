@@ -209,6 +209,14 @@ class EpisodeConfig:
     """`none`, `haar`, `signed_permutation` or `householder:k`; one draw for support and queries, none for text."""
     size_exponent: Fraction = 0.0
     """Modalities are drawn in proportion to size ** this; 0: uniformly."""
+    text_fraction: Fraction = 0.0
+    """Share of episodes whose modality is text: embeddings of captions play the signals' part (METHOD section 6)."""
+    text_group: str | None = None
+    """Attribute of text rows each of whose values is a modality of its own, such as the domain; None: one modality."""
+    text_scale: NonNegativeFloat = 0.0
+    """Spread of random gains on the axes of text that plays a signal: standard deviation of their logarithm."""
+    text_noise: NonNegativeFloat = 0.0
+    """Largest nuisance on such text, relative to its own spread."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -8,7 +8,7 @@ do not change. A hypernetwork with a fixed common width gets every episode mappe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.config.schema import EpisodeConfig
 from pipeline.episodes.batch import EpisodeBatch, SupportBatch
+from pipeline.episodes.distortion import distort
 from pipeline.episodes.isometry import sample_isometry
 from pipeline.episodes.sampler import EpisodeSampler, EpisodeSpec
 from pipeline.episodes.width import fit_width_map
@@ -48,9 +50,17 @@ class EpisodeBuilder:
     """Builds the batch of any (step, slots)."""
 
     def __init__(
-        self, sources: Sequence[EpisodeSource], sampler: EpisodeSampler, *, isometry: str, common_width: int | None
+        self,
+        sources: Sequence[EpisodeSource],
+        sampler: EpisodeSampler,
+        *,
+        config: EpisodeConfig,
+        common_width: int | None,
+        texts: Collection[int] = (),
     ) -> None:
-        self._sources, self._sampler, self._isometry, self._common_width = sources, sampler, isometry, common_width
+        """`texts`: indices of the sources in which text plays a signal's part."""
+        self._sources, self._sampler, self._config, self._common_width = sources, sampler, config, common_width
+        self._texts = frozenset(texts)
 
     def build(self, step: int, slots: Sequence[int], device: torch.device | str = "cpu") -> EpisodeBatch:
         """Episodes `slots` of `step` on `device`."""
@@ -82,6 +92,8 @@ class EpisodeBuilder:
         both = source.embeddings(np.concatenate([spec.support_K, spec.query_B])).to(device)
         if self._common_width is not None and both.shape[1] != self._common_width:
             both = fit_width_map(both[:shots], self._common_width, seed=spec.isometry_seed)(both)
-        isometry = sample_isometry(self._isometry, both.shape[1], spec.isometry_seed, device=device)
-        both = isometry(both)
+        config = self._config
+        both = sample_isometry(config.isometry, both.shape[1], spec.isometry_seed, device=device)(both)
+        if spec.dataset in self._texts:
+            both = distort(both, scale=config.text_scale, noise=config.text_noise, seed=spec.isometry_seed)
         return both[:shots], both[shots:], source.text_embeddings(spec.support_K).to(device)

@@ -5,7 +5,7 @@ In: the sizes of the training modalities.  Out: `EpisodeSpec`s, the same ones fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,10 +39,19 @@ class EpisodeSampler:
     """Draws episodes over several datasets.
 
     `modalities[i]` names the modality of dataset i: a modality is drawn in proportion to `size ** size_exponent`
-    (uniformly at 0), then one of its encoders uniformly.
+    (uniformly at 0), then one of its encoders uniformly. Modalities of `texts` are drawn among themselves, in
+    `text_fraction` of all episodes.
     """
 
-    def __init__(self, *, sizes: Sequence[int], modalities: Sequence[str], config: EpisodeConfig, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        sizes: Sequence[int],
+        modalities: Sequence[str],
+        config: EpisodeConfig,
+        seed: int,
+        texts: Collection[str] = (),
+    ) -> None:
         needed = max(config.support_shots) + config.queries
         for size, modality in zip(sizes, modalities, strict=True):
             if size < needed:
@@ -56,6 +65,15 @@ class EpisodeSampler:
         self._members = [[i for i, name in enumerate(modalities) if name == wanted] for wanted in self._names]
         weights = np.array([max(self._sizes[i] for i in group) for group in self._members], dtype=np.float64)
         weights = weights**config.size_exponent
+        is_text = np.array([name in texts for name in self._names])
+        for members, share in ((is_text, config.text_fraction), (~is_text, 1.0 - config.text_fraction)):
+            if share and not members.any():
+                raise ValueError(
+                    f"episodes.text_fraction={config.text_fraction} needs a dataset with role "
+                    f"{'text' if members is is_text else 'train'!r} that meta-training reads; add one, or set it to "
+                    f"{int(members is not is_text)}"
+                )
+            weights[members] *= share / max(weights[members].sum(), np.finfo(np.float64).tiny)
         self._probabilities = weights / weights.sum()
 
     def shots(self, step: int) -> int:

@@ -1,6 +1,7 @@
 """Stage 2: episodes of synthetic modalities train the hypernetwork (METHOD section 2.2).
 
-In: training rows of every high-resource (modality, encoder), a `Semi` model, the frozen LLM.
+In: training rows of every high-resource (modality, encoder), text rows that play a modality, a `Semi` model, the
+frozen LLM.
 Out: a task for `training.loop`; its module is the `Semi` model, whose projector is frozen unless asked otherwise.
 """
 
@@ -27,11 +28,13 @@ class MetaTask:
         semi: Semi,
         llm: FrozenLLM,
         *,
-        sources: Sequence[SplitRows],
+        paired: Sequence[SplitRows],
+        texts: Sequence[SplitRows] = (),
         episodes: EpisodeConfig,
         config: MetaConfig,
         seed: int,
     ) -> None:
+        sources = [*paired, *(texts if episodes.text_fraction else ())]
         if not sources:
             raise ValueError("meta-training needs at least one dataset with role 'train'; the configuration has none")
         sampler = EpisodeSampler(
@@ -39,13 +42,18 @@ class MetaTask:
             modalities=[rows.modality for rows in sources],
             config=episodes,
             seed=seed,
+            texts={rows.modality for rows in texts},
         )
         self.module: nn.Module = semi
         self.slots_per_step = config.episodes_per_step
         self.queries_per_slot = episodes.queries
         self._llm = llm
         self._builder = EpisodeBuilder(
-            sources, sampler, isometry=episodes.isometry, common_width=semi.hypernet.common_width
+            sources,
+            sampler,
+            config=episodes,
+            common_width=semi.hypernet.common_width,
+            texts=range(len(paired), len(sources)),
         )
 
     def loss(self, module: nn.Module, step: int, slots: range, device: torch.device) -> Tensor:

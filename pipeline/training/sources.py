@@ -6,7 +6,7 @@ In: `pipeline.shards` datasets.  Out: `SplitRows`, positions 0..n-1 of one split
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,8 @@ class SplitRows:
     """Name of the encoder."""
     split: str
     """Name of the split."""
+    encoder_path: str
+    """Model of the encoder."""
     dataset: EmbeddingDataset
     """The shards."""
     rows: Rows
@@ -67,6 +69,22 @@ class SplitRows:
         """Sample ids."""
         return self.dataset.ids(self.rows[rows])
 
+    def grouped_by(self, attribute: str | None) -> list[SplitRows]:
+        """A modality of its own for each value of an attribute, in the values' order; all rows where it is None."""
+        if attribute is None:
+            return [self]
+        found = [row.get(attribute) for row in self.attributes(np.arange(len(self), dtype=np.int64))]
+        if None in found:
+            raise ValueError(
+                f"episodes.text_group={attribute!r}: rows of {self.modality!r} have no such attribute; add it to the "
+                "source's attribute_fields, or set text_group to null"
+            )
+        values = np.array(found, dtype=object)
+        return [
+            replace(self, modality=f"{self.modality}/{value}", rows=self.rows[values == value])
+            for value in sorted(set(found) - {None})
+        ]
+
 
 def embeddings_dir(run_dir: Path, dataset: DatasetConfig, encoder: EncoderConfig) -> Path:
     """Where a dataset's shards lie in a run."""
@@ -100,6 +118,7 @@ def open_splits(
                 SplitRows(
                     modality=dataset_config.name,
                     encoder=encoder.name,
+                    encoder_path=encoder.path,
                     split=split,
                     dataset=dataset,
                     rows=dataset.rows_of_split(split),

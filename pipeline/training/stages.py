@@ -92,13 +92,19 @@ def build_task(
     torch.manual_seed(config.seed)
     llm = FrozenLLM(config.llm, root, device=device)
     reads = "pretrain" if stage == "pretrain_projector" else "meta"
+    reads_text = stage == "pretrain_projector" or config.episodes.text_fraction > 0
     paired = open_splits(config, root, run_dir, role="train", splits=("train",), stage=reads)
+    texts = open_splits(config, root, run_dir, role="text", splits=("train",), stage=reads) if reads_text else []
     if stage == "pretrain_projector":
-        texts = open_splits(config, root, run_dir, role="text", splits=("train",), stage=reads)
+        # The text path reads the space of the text encoder; other encoders of text are modalities of stage 2.
+        texts = [rows for rows in texts if rows.encoder_path == config.text_encoder.path]
         projector = new_projector(config, llm).to(device)
         return PretrainTask(projector, llm, paired=paired, texts=texts, config=config.pretrain, seed=config.seed)
     semi = new_semi(config, load_projector(config, llm, run_dir)).to(device)
-    return MetaTask(semi, llm, sources=paired, episodes=config.episodes, config=config.meta, seed=config.seed)
+    texts = [group for rows in texts for group in rows.grouped_by(config.episodes.text_group)]
+    return MetaTask(
+        semi, llm, paired=paired, texts=texts, episodes=config.episodes, config=config.meta, seed=config.seed
+    )
 
 
 def stage_optim(stage: StageName, config: ExperimentConfig) -> OptimConfig:

@@ -43,7 +43,8 @@ SAMPLER = EpisodeSampler(
 
 def _build(isometry: str, common_width: int | None = None) -> tuple[EpisodeBatch, list[int]]:
     slots = list(range(6))
-    batch = EpisodeBuilder(SOURCES, SAMPLER, isometry=isometry, common_width=common_width).build(3, slots)
+    config = EpisodeConfig(support_shots=(5,), queries=3, isometry=isometry)
+    batch = EpisodeBuilder(SOURCES, SAMPLER, config=config, common_width=common_width).build(3, slots)
     return batch, [SAMPLER.episode(3, slot).dataset for slot in slots]
 
 

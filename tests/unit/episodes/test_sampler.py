@@ -45,6 +45,17 @@ def test_modalities_are_drawn_uniformly_or_by_size() -> None:
     assert abs(share_of_audio(1.0) - 90 / 130) < 0.05
 
 
+def test_text_modalities_get_their_share_of_the_episodes() -> None:
+    config = EpisodeConfig(support_shots=(4,), queries=2, text_fraction=0.3)
+    names = ["image", "text/a", "text/a", "text/b"]
+    sampler = EpisodeSampler(sizes=[40] * 4, modalities=names, config=config, seed=0, texts={"text/a", "text/b"})
+    drawn = [names[sampler.episode(step, 0).dataset] for step in range(3000)]
+    for name, share in (("image", 0.7), ("text/a", 0.15), ("text/b", 0.15)):
+        assert abs(drawn.count(name) / 3000 - share) < 0.04
+    with pytest.raises(ValueError, match=r"episodes\.text_fraction=0\.3 needs a dataset with role 'text'"):
+        EpisodeSampler(sizes=[40], modalities=["image"], config=config, seed=0)
+
+
 def test_too_small_modality_is_named() -> None:
     with pytest.raises(ValueError, match=r"modality 'audio' has 10 training rows but episodes need 13"):
         EpisodeSampler(
