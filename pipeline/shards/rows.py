@@ -196,8 +196,10 @@ class ShardRows(ABC):
         """A column of vectors as `[R, D]`, without a copy."""
         matrix = self._matrices.get((shard, column))
         if matrix is None:
-            array = self._table(shard)[column].chunk(0)
-            matrix = array.flatten().to_numpy(zero_copy_only=True).reshape(len(array), array.type.list_size)
+            chunks = self._table(shard)[column].chunks  # one, or none where every row was rejected
+            width = self._schema.field(column).type.list_size
+            flat = chunks[0].flatten().to_numpy(zero_copy_only=True) if chunks else np.empty(0, dtype=self.dtype)
+            matrix = flat.reshape(-1, width)
             self._matrices[shard, column] = matrix
         return matrix
 
@@ -205,7 +207,7 @@ class ShardRows(ABC):
         """The same memory, byte by byte."""
         view = self._views.get((shard, column))
         if view is None:
-            view = memoryview(self._matrix(shard, column)).cast("B")
+            view = self._matrix(shard, column).data.cast("B")
             self._views[shard, column] = view
         return view
 
