@@ -130,12 +130,19 @@ def load_manifest(directory: Path) -> Manifest:
     """Read and check the manifest of the dataset in `directory`."""
     path = directory / MANIFEST_FILE
     try:
-        text = path.read_bytes().decode("utf-8")
-        fields = json.loads(text)
-    except FileNotFoundError as error:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
             f"{directory} holds no embedding dataset ({MANIFEST_FILE} is missing): run jobs.extract_embeddings first"
         ) from error
+    return parse_manifest(content, str(path))
+
+
+def parse_manifest(content: bytes, path: str) -> Manifest:
+    """Check the content of the manifest that was read from `path`."""
+    try:
+        text = content.decode("utf-8")
+        fields = json.loads(text)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(_damaged(path, "it is not JSON")) from error
     version = fields.get("format_version") if isinstance(fields, dict) else None
@@ -159,5 +166,5 @@ def _canonical(fields: Mapping[str, Any]) -> str:
     return json.dumps({**fields, "checksum": checksum}, sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
-def _damaged(path: Path, reason: str) -> str:
+def _damaged(path: str, reason: str) -> str:
     return f"{path} is damaged or was changed by hand ({reason}): extract the dataset again"

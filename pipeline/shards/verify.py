@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.shards.folder import file_problem
 from pipeline.shards.manifest import MANIFEST_FILE, Manifest, load_manifest
-from pipeline.shards.reader import EmbeddingDataset, shard_problem
+from pipeline.shards.reader import EmbeddingDataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def find_datasets(path: Path) -> list[Path]:
 
 def _file_problems(directory: Path, manifest: Manifest) -> Iterator[Problem]:
     for entry in (*manifest.shards, manifest.rejected):
-        problem = shard_problem(directory / entry.name, entry, hashed=True)
+        problem = file_problem(directory / entry.name, entry, hashed=True)
         if problem is not None:
             yield Problem(entry.name, problem)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import pytest
 
 from pipeline.config.schema import EncoderConfig, ExperimentConfig, SignalKind
 from pipeline.encoders import huggingface
-from pipeline.shards import extraction, plan
+from pipeline.shards import FileEntry, Manifest, extraction, plan
+from pipeline.shards.format import FORMAT_VERSION, ShardRecord, StorageDtype, shard_table
+from pipeline.shards.manifest import REJECTED_FILE, EncoderRecord, save_manifest
+from pipeline.shards.writer import Shard, write_shard
 from pipeline.signal import Signal
 from tests.tiny_project import tiny_config
 
+EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 WIDTHS = {"text-a": 6, "text-b": 9, "image-a": 5}
 
 
@@ -68,3 +73,49 @@ def extract_rows(root: Path, rows: Sequence[dict[str, Any]], **options: Any) -> 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below `folder` with its bytes."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def write_dataset(
+    directory: Path, shards: list[list[dict[str, Any]]], dtype: StorageDtype, seed: int, *, width: int = 7
+) -> list[Shard]:
+    """A dataset of drawn rows; embeddings are drawn from `seed`."""
+    rng = np.random.default_rng(seed)
+    written, row = [], 0
+    for index, rows in enumerate(shards):
+        table = shard_table(
+            ids=[f"id {row + offset}" for offset in range(len(rows))],
+            captions=[item["captions"] for item in rows],
+            embeddings_NE=rng.normal(size=(len(rows), width)),
+            text_embeddings_NW=rng.normal(size=(len(rows), 3)),
+            splits=[item["split"] for item in rows],
+            attributes=[item["attributes"] for item in rows],
+            source_rows=range(row, row + len(rows)),
+            dtype=dtype,
+        )
+        written.append(
+            write_shard(directory, index, table, ShardRecord(content_key="k", start=row, stop=row + len(rows)))
+        )
+        row += len(rows)
+    (directory / REJECTED_FILE).write_bytes(b"")
+    splits: dict[str, int] = {}
+    for shard in written:
+        for split, count in shard.splits.items():
+            splits[split] = splits.get(split, 0) + count
+    encoder = EncoderRecord(name="e", id="e", revision=None, fingerprint="f", width=width)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        dataset="d",
+        kind="text",
+        content_key="k",
+        source_fingerprint="s",
+        encoder=encoder,
+        text_encoder=replace(encoder, width=3),
+        dtype=dtype,
+        rows=row,
+        splits=splits,
+        shards=tuple(shard.entry for shard in written),
+        rejected=FileEntry(name=REJECTED_FILE, rows=0, bytes=0, sha256=EMPTY_SHA256),
+        rejected_by_reason={},
+    )
+    save_manifest(directory, manifest)
+    return written

@@ -179,7 +179,7 @@ def test_every_row_may_be_bad_where_the_limit_allows_it(tmp_path: Path) -> None:
     dataset = EmbeddingDataset(tmp_path / "out" / "notes" / "text-a")
     assert len(dataset) == 0
     assert dataset.manifest.width == 6
-    assert verify_dataset(dataset.directory) == []
+    assert verify_dataset(tmp_path / "out" / "notes" / "text-a") == []
 
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.shards import EmbeddingDataset, FileEntry, Manifest, verify_dataset
-from pipeline.shards.format import FORMAT_VERSION, RejectedRow, ShardRecord, StorageDtype, record_of, shard_table
-from pipeline.shards.manifest import REJECTED_FILE, EncoderRecord, save_manifest
-from pipeline.shards.writer import Shard, finished_shards, write_shard
+from pipeline.shards import EmbeddingDataset, verify_dataset
+from pipeline.shards.format import RejectedRow, ShardRecord, StorageDtype, record_of
+from pipeline.shards.writer import finished_shards, write_shard
+from tests.unit.shards.conftest import write_dataset
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 ROW = st.fixed_dictionaries(
@@ -29,53 +28,6 @@ ROW = st.fixed_dictionaries(
     }
 )
 SHARDS = st.lists(st.lists(ROW, max_size=5), min_size=1, max_size=4)
-
-
-def write_dataset(directory: Path, shards: list[list[dict[str, Any]]], dtype: StorageDtype, seed: int) -> list[Shard]:
-    """A dataset of drawn rows; embeddings are drawn from `seed`."""
-    rng = np.random.default_rng(seed)
-    written, row = [], 0
-    for index, rows in enumerate(shards):
-        table = shard_table(
-            ids=[f"id {row + offset}" for offset in range(len(rows))],
-            captions=[item["captions"] for item in rows],
-            embeddings_NE=rng.normal(size=(len(rows), 7)),
-            text_embeddings_NW=rng.normal(size=(len(rows), 3)),
-            splits=[item["split"] for item in rows],
-            attributes=[item["attributes"] for item in rows],
-            source_rows=range(row, row + len(rows)),
-            dtype=dtype,
-        )
-        written.append(
-            write_shard(directory, index, table, ShardRecord(content_key="k", start=row, stop=row + len(rows)))
-        )
-        row += len(rows)
-    (directory / REJECTED_FILE).write_bytes(b"")
-    splits: dict[str, int] = {}
-    for shard in written:
-        for split, count in shard.splits.items():
-            splits[split] = splits.get(split, 0) + count
-    encoder = EncoderRecord(name="e", id="e", revision=None, fingerprint="f", width=7)
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
-        dataset="d",
-        kind="text",
-        content_key="k",
-        source_fingerprint="s",
-        encoder=encoder,
-        text_encoder=replace(encoder, width=3),
-        dtype=dtype,
-        rows=row,
-        splits=splits,
-        shards=tuple(shard.entry for shard in written),
-        rejected=FileEntry(name=REJECTED_FILE, rows=0, bytes=0, sha256=EMPTY_SHA256),
-        rejected_by_reason={},
-    )
-    save_manifest(directory, manifest)
-    return written
-
-
-EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
 @given(SHARDS, st.sampled_from(["float16", "float32"]), st.integers(0, 2**32), st.data())
