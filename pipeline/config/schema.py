@@ -77,7 +77,7 @@ class EncoderConfig:
     """Videos through an image model: how many evenly spaced frames are encoded and averaged; None: all."""
     rate_hz: PositiveFloat | None = None
     """Series: rate that every one is resampled to; None: as they are."""
-    options: dict[str, str | int | float | bool] = field(default_factory=dict)
+    options: dict[str, str | int | float | bool] = field(default_factory=dict, hash=False)
     """Whatever a `module:Class` wants to be told; a `transformers` model takes none."""
     batch_size: PositiveInt = 64
     """Samples a forward pass."""

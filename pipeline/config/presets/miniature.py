@@ -53,7 +53,7 @@ def miniature() -> ExperimentConfig:
         pretrain=PretrainConfig(
             optim=OptimConfig(learning_rate=5e-3, steps=1500, warmup_steps=100),
             batch_size=64,
-            text_fraction=0.85,
+            text_fraction=0.95,
             text_noise=0.3,
         ),
         # Each domain of the unpaired text is a modality too: the projector learns to read what ridge regression makes

@@ -60,3 +60,9 @@ def test_paper_values() -> None:
     stages = {dataset.name: dataset.stages for dataset in config.datasets}
     assert stages["coco"] == ("pretrain",)
     assert stages["sharegpt4v"] == ("meta",)
+
+
+def test_configurations_are_hashable_and_compare_by_value() -> None:
+    """Frozen sections are keys of caches; an encoder's options, a dictionary, count in comparisons only."""
+    assert hash(build_preset("miniature")) == hash(build_preset("miniature"))
+    assert build_preset("miniature") == build_preset("miniature")
