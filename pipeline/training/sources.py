@@ -73,16 +73,16 @@ class SplitRows:
         """A modality of its own for each value of an attribute, in the values' order; all rows where it is None."""
         if attribute is None:
             return [self]
-        found = [row.get(attribute) for row in self.attributes(np.arange(len(self), dtype=np.int64))]
-        if None in found:
+        attributes = self.attributes(np.arange(len(self), dtype=np.int64))
+        if any(attribute not in row for row in attributes):
             raise ValueError(
                 f"episodes.text_group={attribute!r}: rows of {self.modality!r} have no such attribute; add it to the "
                 "source's attribute_fields, or set text_group to null"
             )
-        values = np.array(found, dtype=object)
+        values = np.array([row[attribute] for row in attributes])
         return [
             replace(self, modality=f"{self.modality}/{value}", rows=self.rows[values == value])
-            for value in sorted(set(found) - {None})
+            for value in np.unique(values)
         ]
 
 
