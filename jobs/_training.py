@@ -6,10 +6,9 @@ from typing import Any
 
 from jobs._cli import stage_progress
 from jobs._run import Run, run_stage
-from pipeline.runtime.ray_train import StageJob, train_stage
 from pipeline.tracking import Tracker
+from pipeline.training.identity import StageName, stage_optim
 from pipeline.training.metrics_log import Record
-from pipeline.training.stages import StageName, stage_optim
 
 _CURVES = ("loss", "learning_rate", "gradient_norm", "queries_per_s")
 
@@ -19,6 +18,9 @@ def run_training(run: Run, stage: StageName, identity: str) -> None:
     steps = stage_optim(stage, run.config).steps
 
     def work(tracked: Tracker) -> dict[str, Any]:
+        # Not above: torch and transformers take seconds, and a finished stage needs neither.
+        from pipeline.runtime.ray_train import StageJob, train_stage
+
         with stage_progress(stage, total=steps, unit="steps") as advance:
             last: Record = {}
 

@@ -19,12 +19,10 @@ from pipeline.evaluation.report import PLOTS, REPORT_JSON, REPORT_MARKDOWN, RunF
 from pipeline.evaluation.results import Result, caption_table, load_results
 from pipeline.evaluation.summary import IntervalSettings, Summary, summarise
 from pipeline.evaluation.terminal import results_table
-from pipeline.runtime.cells import Cell, cells, evaluate_cell
 from pipeline.runtime.fanout import fan_out
 from pipeline.runtime.identities import identities
 from pipeline.tracking import Tracker
-from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.stages import METRICS
+from pipeline.training.metrics_log import METRICS, MetricsLog
 
 _SHOWN_CAPTIONS = 8
 
@@ -46,6 +44,9 @@ def run(run: Run) -> None:
 
 
 def _score(run: Run, identity: str) -> list[Result]:
+    # Not above: torch and transformers take seconds, and a finished stage needs neither.
+    from pipeline.runtime.cells import Cell, cells, evaluate_cell
+
     todo = cells(run.config, run.root, run.directory, identity)
     collected: dict[str, list[Result]] = {}
     with stage_progress("evaluate", total=len(todo), unit="cells") as advance:

@@ -11,7 +11,6 @@ from typing import Any
 
 from jobs._cli import job_parser, run_job, stage_progress
 from jobs._run import Run, open_run, run_stage
-from pipeline.runtime.cells import Cell, cells, check_shots, integrate_cell
 from pipeline.runtime.fanout import fan_out
 from pipeline.runtime.identities import identities
 from pipeline.tracking import Tracker
@@ -22,6 +21,9 @@ def run(run: Run) -> None:
     identity = identities(run.config, run.directory).integrate
 
     def work(tracked: Tracker) -> dict[str, Any]:
+        # Not above: torch and transformers take seconds, and a finished stage needs neither.
+        from pipeline.runtime.cells import Cell, cells, check_shots, integrate_cell
+
         check_shots(run.config, run.root, run.directory)
         todo = cells(run.config, run.root, run.directory, identity)
         with stage_progress("integrate", total=len(todo), unit="adapters") as advance:

@@ -17,7 +17,6 @@ from jobs._run import Run, open_run, run_stage
 from pipeline.config.artifacts import STAGE_FILE
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import MiniatureConfig
-from pipeline.data.miniature.suite import generate_suite
 from pipeline.tracking import Tracker
 
 
@@ -33,6 +32,9 @@ def _suite(run: Run) -> MiniatureConfig:
 
 
 def _generate(run: Run, tracked: Tracker) -> dict[str, Any]:
+    # Not above: the generators import RDKit, SciPy and PyAV, which a finished stage does not need.
+    from pipeline.data.miniature.suite import generate_suite
+
     done: dict[str, int] = {}
     with stage_progress("prepare_miniature", unit="samples") as advance:
 

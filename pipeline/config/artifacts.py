@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.schema import ExperimentConfig
+from pipeline.config.schema import DatasetConfig, EncoderConfig, ExperimentConfig
 
 STAGE_FILE = "stage.json"
 STAGE_FORMAT = 1
@@ -23,6 +23,11 @@ STAGE_FORMAT = 1
 def run_dir(config: ExperimentConfig, root: Path) -> Path:
     """Folder of all outputs of this run."""
     return root / config.runs_dir / config.name
+
+
+def embeddings_dir(run_dir: Path, dataset: DatasetConfig, encoder: EncoderConfig) -> Path:
+    """Where a dataset's shards lie in a run."""
+    return run_dir / "embeddings" / dataset.name / encoder.name
 
 
 def write_text_atomic(path: Path, text: str) -> None:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from pipeline.config.schema import RuntimeConfig
 from pipeline.runtime.session import fitting, ray_session
 
@@ -56,6 +54,8 @@ def fan_out(
 
 
 def _call(function: Callable[[Item], Output], item: Item, threads: int) -> Output:
+    import torch  # by the worker alone: the driver may find everything done
+
     torch.set_num_threads(threads)
     return function(item)
 

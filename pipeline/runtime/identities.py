@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config.artifacts import embeddings_dir
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import ExperimentConfig
 from pipeline.shards import load_manifest
-from pipeline.training.sources import embeddings_dir
-from pipeline.training.stages import training_fingerprint
+from pipeline.training.identity import training_fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)

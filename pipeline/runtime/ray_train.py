@@ -24,9 +24,10 @@ from pipeline.runtime.session import Session, fitting, ray_session
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.context import LocalContext, TrainContext
 from pipeline.training.engine import Engine, LocalEngine
+from pipeline.training.identity import StageName
 from pipeline.training.loop import TrainingDivergedError
-from pipeline.training.metrics_log import MetricsFollower, Record
-from pipeline.training.stages import CHECKPOINTS, METRICS, StageName, run_stage
+from pipeline.training.metrics_log import METRICS, MetricsFollower, Record
+from pipeline.training.stages import CHECKPOINTS, run_stage
 
 OnRecord = Callable[[Record], None]
 _POLL_S = 0.25

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+METRICS = "metrics.jsonl"
+"""Name of the file in a stage's folder."""
 Record = dict[str, Any]
 
 

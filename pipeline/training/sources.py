@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.config.schema import DatasetConfig, EncoderConfig, ExperimentConfig
+from pipeline.config.artifacts import embeddings_dir
+from pipeline.config.schema import ExperimentConfig
 from pipeline.encoders.registry import load_encoder
 from pipeline.shards import EmbeddingDataset
 from pipeline.signal import Signal
@@ -84,11 +85,6 @@ class SplitRows:
             replace(self, modality=f"{self.modality}/{value}", rows=self.rows[values == value])
             for value in np.unique(values)
         ]
-
-
-def embeddings_dir(run_dir: Path, dataset: DatasetConfig, encoder: EncoderConfig) -> Path:
-    """Where a dataset's shards lie in a run."""
-    return run_dir / "embeddings" / dataset.name / encoder.name
 
 
 def instruction_embeddings(config: ExperimentConfig, root: Path) -> dict[str, Tensor]:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import ExperimentConfig, OptimConfig
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.hypernet import build_hypernet
@@ -23,16 +21,15 @@ from pipeline.models.semi import Semi
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.context import TrainContext
 from pipeline.training.engine import Engine
+from pipeline.training.identity import StageName, stage_optim
 from pipeline.training.loop import TrainTask, train
 from pipeline.training.meta import MetaTask
-from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.metrics_log import METRICS, MetricsLog
 from pipeline.training.pretrain import PretrainTask
 from pipeline.training.sources import open_splits
 
-StageName = Literal["pretrain_projector", "meta_train"]
 EngineFactory = Callable[[nn.Module, OptimConfig], Engine]
 WEIGHTS = "weights.safetensors"
-METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 
 
@@ -89,12 +86,13 @@ def build_task(
     stage: StageName, config: ExperimentConfig, root: Path, run_dir: Path, device: torch.device
 ) -> TrainTask:
     """The task of a stage; the same initial weights on every worker."""
-    torch.manual_seed(config.seed)
     llm = FrozenLLM(config.llm, root, device=device)
     reads = "pretrain" if stage == "pretrain_projector" else "meta"
     reads_text = stage == "pretrain_projector" or config.episodes.text_fraction > 0
     paired = open_splits(config, root, run_dir, role="train", splits=("train",), stage=reads)
     texts = open_splits(config, root, run_dir, role="text", splits=("train",), stage=reads) if reads_text else []
+    # Not earlier: loading models draws from the global generator too.
+    torch.manual_seed(config.seed)
     if stage == "pretrain_projector":
         # The text path reads the space of the text encoder; other encoders of text are modalities of stage 2.
         texts = [rows for rows in texts if rows.encoder_path == config.text_encoder.path]
@@ -105,31 +103,6 @@ def build_task(
     return MetaTask(
         semi, llm, paired=paired, texts=texts, episodes=config.episodes, config=config.meta, seed=config.seed
     )
-
-
-def stage_optim(stage: StageName, config: ExperimentConfig) -> OptimConfig:
-    """The optimiser settings of a stage."""
-    return config.pretrain.optim if stage == "pretrain_projector" else config.meta.optim
-
-
-def training_fingerprint(stage: StageName, config: ExperimentConfig, upstream: str) -> str:
-    """What a stage's weights depend on: its settings and its inputs, not on where or by how many workers it runs."""
-    parts: dict[str, object] = {
-        "stage": stage,
-        "upstream": upstream,
-        "seed": config.seed,
-        "llm": config.llm,
-        "projector": config.projector,
-        "pretrain": config.pretrain,
-    }
-    if stage == "meta_train":
-        meta = config.meta
-        parts |= {
-            "episodes": config.episodes,
-            "hypernet": config.hypernet,
-            "meta": (meta.optim, meta.episodes_per_step, meta.train_projector),
-        }
-    return fingerprint(parts)
 
 
 def run_stage(

@@ -1,0 +1,38 @@
+"""Which training stages there are, and what their weights depend on.
+
+In: the configuration.  Out: a stage's fingerprint. Nothing here imports torch: whether a stage is done must not wait.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pipeline.config.fingerprint import fingerprint
+from pipeline.config.schema import ExperimentConfig, OptimConfig
+
+StageName = Literal["pretrain_projector", "meta_train"]
+
+
+def stage_optim(stage: StageName, config: ExperimentConfig) -> OptimConfig:
+    """The optimiser settings of a stage."""
+    return config.pretrain.optim if stage == "pretrain_projector" else config.meta.optim
+
+
+def training_fingerprint(stage: StageName, config: ExperimentConfig, upstream: str) -> str:
+    """What a stage's weights depend on: its settings and its inputs, not on where or by how many workers it runs."""
+    parts: dict[str, object] = {
+        "stage": stage,
+        "upstream": upstream,
+        "seed": config.seed,
+        "llm": config.llm,
+        "projector": config.projector,
+        "pretrain": config.pretrain,
+    }
+    if stage == "meta_train":
+        meta = config.meta
+        parts |= {
+            "episodes": config.episodes,
+            "hypernet": config.hypernet,
+            "meta": (meta.optim, meta.episodes_per_step, meta.train_projector),
+        }
+    return fingerprint(parts)
