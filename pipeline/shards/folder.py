@@ -87,9 +87,9 @@ class RemoteFolder:
             self._files, path = fs.FileSystem.from_uri(uri)
         except (OSError, ValueError, NotImplementedError) as error:
             raise ValueError(
-                f"{self.name} cannot be opened ({_line(error)}): give a folder of this machine, or a URI that "
-                f"pyarrow.fs.FileSystem.from_uri knows, such as s3://bucket/folder or gs://bucket/folder"
-            ) from error
+                f"{self.name} cannot be opened ({_line(error).replace(uri, self.name)}): give a folder of this machine, "
+                f"or a URI that pyarrow.fs.FileSystem.from_uri knows, such as s3://bucket/folder or gs://bucket/folder"
+            ) from None  # pyarrow's message quotes the URI, which may carry credentials
         self._path = path.rstrip("/")
 
     def manifest(self) -> Manifest:

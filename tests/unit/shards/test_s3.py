@@ -1,0 +1,57 @@
+"""A dataset in a bucket, read through a real S3 API on localhost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+import torch
+from moto.server import ThreadedMotoServer
+
+from pipeline.shards import EmbeddingDataset
+from pipeline.shards.manifest import MANIFEST_FILE
+from tests.unit.shards.conftest import write_dataset
+
+ALL = np.arange(6, dtype=np.int64)
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+def test_a_bucket_is_read_and_its_damage_is_refused(endpoint: str, tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    rows = [{"captions": [f"caption {row}"], "split": "train", "attributes": {}} for row in range(6)]
+    write_dataset(folder, [rows[:4], rows[4:]], "float16", seed=3)
+    client = boto3.client("s3", endpoint_url=f"http://{endpoint}")
+    client.create_bucket(Bucket="bucket")
+    for file in folder.iterdir():
+        client.upload_file(str(file), "bucket", f"notes/{file.name}")
+    uri = f"s3://bucket/notes?scheme=http&endpoint_override={endpoint}"
+    dataset = EmbeddingDataset(uri, cache=tmp_path / "cache")
+    assert dataset.name == "s3://bucket/notes"
+    assert torch.equal(dataset.embeddings(ALL), EmbeddingDataset(folder).embeddings(ALL))
+
+    shard = sorted(folder.glob("shard-*.arrow"))[0]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 8
+    client.put_object(Bucket="bucket", Key=f"notes/{shard.name}", Body=bytes(content))
+    with pytest.raises(ValueError, match="is damaged"):
+        EmbeddingDataset(uri, cache=tmp_path / "other").embeddings(ALL)
+    client.delete_object(Bucket="bucket", Key=f"notes/{MANIFEST_FILE}")
+    with pytest.raises(ValueError, match="holds no embedding dataset"):
+        EmbeddingDataset(uri, cache=tmp_path / "cache")
