@@ -86,9 +86,10 @@ class RemoteFolder:
         try:
             self._files, path = fs.FileSystem.from_uri(uri)
         except (OSError, ValueError, NotImplementedError) as error:
+            reason = _line(error).replace(uri, self.name)
             raise ValueError(
-                f"{self.name} cannot be opened ({_line(error).replace(uri, self.name)}): give a folder of this machine, "
-                f"or a URI that pyarrow.fs.FileSystem.from_uri knows, such as s3://bucket/folder or gs://bucket/folder"
+                f"{self.name} cannot be opened ({reason}): give a folder of this machine, or a URI that "
+                f"pyarrow.fs.FileSystem.from_uri knows, such as s3://bucket/folder or gs://bucket/folder"
             ) from None  # pyarrow's message quotes the URI, which may carry credentials
         self._path = path.rstrip("/")
 
