@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.config.artifacts import write_text_atomic
 from pipeline.models.projector import Projector
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS_FILE = "adapter.safetensors"
 CARD_FILE = "adapter.json"
 
@@ -47,6 +47,8 @@ class AdapterCard:
     """S."""
     finetune_steps: int
     """Gradient steps after merging."""
+    seconds: float
+    """What generating, merging and fine-tuning took."""
     support_ids: tuple[str, ...]
     """Ids of the pairs it was made of."""
     seed: int

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.adaptation.artifact import CARD_FILE, AdapterCard, check_fits, load_adapter, save_adapter
+from pipeline.adaptation.artifact import AdapterCard, check_fits, load_adapter, save_adapter
 from pipeline.adaptation.captioner import Captioner, ProjectorCaptioner
 from pipeline.adaptation.methods import Method, SemiMethod, build_methods, count_parameters
 from pipeline.adaptation.support import SupportSet, read_support
@@ -87,7 +87,7 @@ def integrate_cell(cell: Cell) -> Path:
     """Make the adapter of a cell, or find it finished; returns its folder."""
     directory = cell.run_dir / "integrate" / cell.name
     identity = fingerprint((cell.fingerprint, cell.name))
-    if (directory / CARD_FILE).is_file() and load_adapter(directory)[1].config_fingerprint == identity:
+    if _holds(directory, identity):
         return directory
     models = _models(cell.config, cell.root, cell.run_dir, cell.fingerprint)
     rows = models.rows("train", cell)
@@ -95,9 +95,18 @@ def integrate_cell(cell: Cell) -> Path:
     method = models.methods.get("semi")
     if not isinstance(method, SemiMethod):
         raise ValueError("evaluate.methods must contain 'semi' for the integrate stage")
+    began = time.perf_counter()
     projector = method.project(support, _method_seed(cell))
-    save_adapter(directory, projector, _card(cell, rows, support, projector, identity))
+    card = _card(cell, rows, support, projector, identity, seconds=time.perf_counter() - began)
+    save_adapter(directory, projector, card)
     return directory
+
+
+def _holds(directory: Path, identity: str) -> bool:
+    try:
+        return load_adapter(directory)[1].config_fingerprint == identity
+    except ValueError:  # none there, or one of another format: it is made again
+        return False
 
 
 def evaluate_cell(cell: Cell) -> list[Result]:
@@ -116,13 +125,15 @@ def evaluate_cell(cell: Cell) -> list[Result]:
     # Values of all test rows, whichever of them are scored.
     vocabulary = vocabulary_of(test.attributes(_positions(test)))
     results = []
+    captioner: Captioner
     for name, method in models.methods.items():
         began = time.perf_counter()
         if name == "semi":
-            captioner: Captioner = _integrated(cell, models.llm, support)
+            # Made by the stage before: reading it back is not what it cost.
+            captioner, seconds = _integrated(cell, models.llm, support)
         else:
             captioner = method.fit(support, _method_seed(cell))
-        seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - began
         results.append(
             score_captions(
                 dataset=cell.dataset,
@@ -184,7 +195,8 @@ def _method_seed(cell: Cell) -> int:
     return int(fingerprint((cell.config.seed, cell.draw)), 16) >> 1
 
 
-def _integrated(cell: Cell, llm: FrozenLLM, support: SupportSet) -> ProjectorCaptioner:
+def _integrated(cell: Cell, llm: FrozenLLM, support: SupportSet) -> tuple[ProjectorCaptioner, float]:
+    """The captioner that `integrate` made, and the seconds that it took."""
     projector, card = load_adapter(cell.run_dir / "integrate" / cell.name)
     check_fits(card, input_width=support.embeddings_KE.shape[1], llm_width=llm.width)
     if card.support_ids != support.ids:
@@ -192,10 +204,13 @@ def _integrated(cell: Cell, llm: FrozenLLM, support: SupportSet) -> ProjectorCap
             f"the adapter of {cell.name} was made of other pairs than this configuration draws: run integrate again"
         )
     trained = count_parameters(projector) if card.finetune_steps else 0
-    return ProjectorCaptioner(projector=projector.to(llm.model.device), llm=llm, trained_parameters=trained)
+    captioner = ProjectorCaptioner(projector=projector.to(llm.model.device), llm=llm, trained_parameters=trained)
+    return captioner, card.seconds
 
 
-def _card(cell: Cell, rows: SplitRows, support: SupportSet, projector: Projector, identity: str) -> AdapterCard:
+def _card(
+    cell: Cell, rows: SplitRows, support: SupportSet, projector: Projector, identity: str, *, seconds: float
+) -> AdapterCard:
     config = cell.config
     return AdapterCard(
         method="semi",
@@ -209,6 +224,7 @@ def _card(cell: Cell, rows: SplitRows, support: SupportSet, projector: Projector
         llm_width=projector.llm_width,
         soft_tokens=projector.soft_tokens,
         finetune_steps=config.integrate.finetune.steps,
+        seconds=seconds,
         support_ids=support.ids,
         seed=config.seed,
         draw=cell.draw,

@@ -170,6 +170,7 @@ def test_adapter_round_trip_and_misfits(tmp_path: Path) -> None:
         llm_width=16,
         soft_tokens=2,
         finetune_steps=0,
+        seconds=0.5,
         support_ids=("a", "b"),
         seed=0,
         draw=0,
