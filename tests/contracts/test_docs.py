@@ -1,0 +1,55 @@
+"""What the pages in docs/ show is accepted by the code."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from pydantic import TypeAdapter
+
+from pipeline.config.schema import EncoderConfig
+from pipeline.encoders.project_class import is_class_path
+from pipeline.encoders.registry import check_settings, load_encoder
+from pipeline.signal import Signal
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+ENCODERS = (ROOT / "docs" / "encoders.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_jobs_and_links_of_a_page_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    jobs = sorted(set(re.findall(r"\bjobs\.([a-z_]+)", text)))
+    assert [job for job in jobs if importlib.util.find_spec(f"jobs.{job}") is None] == []
+    links = re.findall(r"\]\((?!https?://)([^)#]+)\)", text)
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("block", blocks(ENCODERS, "yaml"))
+def test_every_encoder_shown_is_a_valid_configuration(block: str) -> None:
+    shown: dict[str, Any] = yaml.safe_load(block)
+    assert shown["encoders"]
+    for entry in shown["encoders"]:
+        check_settings(TypeAdapter(EncoderConfig).validate_python(entry), shown["kind"])
+
+
+def test_the_class_shown_encodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = blocks(ENCODERS, "python")
+    (tmp_path / "my_encoders.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = EncoderConfig(name="spectrum", path="my_encoders:Spectrum", width=64)
+    assert is_class_path(config.path)
+    encoder = load_encoder(config, "series", tmp_path)
+    wave = np.sin(np.arange(200, dtype=np.float32) * 2 * np.pi * 10 / 128)[:, None].repeat(6, axis=1)
+    (vector,) = encoder.encode([Signal(kind="series", array=wave, rate_hz=50.0)])
+    assert vector.shape == (64,) and int(vector.argmax()) == 9
