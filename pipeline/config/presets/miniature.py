@@ -51,7 +51,7 @@ def miniature() -> ExperimentConfig:
         extract=ExtractConfig(rows_per_shard=1024),
         # Text as a modality teaches the projector the words of domains without pairs (METHOD section 6).
         pretrain=PretrainConfig(
-            optim=OptimConfig(learning_rate=5e-3, steps=1500, warmup_steps=100),
+            optim=OptimConfig(learning_rate=5e-3, steps=1000, warmup_steps=100),
             batch_size=64,
             text_fraction=0.95,
             text_noise=0.3,
