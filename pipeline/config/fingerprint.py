@@ -1,7 +1,7 @@
-"""A short, stable name for a value.
+"""A short, stable name for a value, and the hash of a file.
 
-In: dataclasses, mappings, sequences, paths and plain values, nested as you like.
-Out: 16 hex digits of the SHA-256 of their canonical JSON; equal in every process and on every machine.
+In: dataclasses, mappings, sequences, paths and plain values, nested as you like; or a file.
+Out: 16 hex digits of the SHA-256 of their canonical JSON; equal in every process and on every machine. A file's whole.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import fields, is_dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 
@@ -17,6 +17,12 @@ def fingerprint(value: Any) -> str:
     """16 hex digits that change whenever `value` changes; sequences compare by content, mappings without order."""
     text = json.dumps(value, default=_plain, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, read block by block."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(value: object) -> Any:

@@ -5,13 +5,12 @@ In: a Hugging Face id or a local path.  Out: a local folder whose files are thos
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.config.fingerprint import fingerprint
+from pipeline.config.fingerprint import file_sha256, fingerprint
 from pipeline.config.schema import EncoderConfig, SignalKind
 from pipeline.encoders.sentences import sentence_max_tokens
 
@@ -71,7 +70,7 @@ def model_files(folder: Path) -> list[Path]:
 
 def folder_fingerprint(config: EncoderConfig, kind: SignalKind, folder: Path) -> str:
     """Changes whenever the vectors of the model in `folder` could."""
-    files = [(file.relative_to(folder).as_posix(), _sha256(file)) for file in model_files(folder)]
+    files = [(file.relative_to(folder).as_posix(), file_sha256(file)) for file in model_files(folder)]
     settings = [config.revision, config.dtype, config.pooling]
     return fingerprint([_CODE_VERSION, kind, *settings, fingerprint(files), *_later_settings(config, folder)])
 
@@ -99,7 +98,7 @@ def _model_type(folder: Path) -> object:
 
 def write_checksums(folder: Path) -> None:
     """Write `SHA256SUMS` (as `sha256sum` does) over the model's files."""
-    lines = [f"{_sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in model_files(folder)]
+    lines = [f"{file_sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in model_files(folder)]
     (folder / CHECKSUM_FILE).write_text("".join(lines), encoding="utf-8")
 
 
@@ -110,15 +109,10 @@ def verify_checksums(folder: Path) -> None:
         return
     rows = [line.split("  ", 1) for line in table.read_text(encoding="utf-8").splitlines()]
     expected = {name: digest for digest, name in rows}
-    found = {file.relative_to(folder).as_posix(): _sha256(file) for file in model_files(folder)}
+    found = {file.relative_to(folder).as_posix(): file_sha256(file) for file in model_files(folder)}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             problem = "is missing" if name not in found else "is not listed" if name not in expected else "has changed"
             raise ValueError(
                 f"{folder / name} {problem} ({table.name} disagrees): restore the folder or build it again"
             )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

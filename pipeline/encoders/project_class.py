@@ -9,7 +9,6 @@ and what the reader of a configuration can look at. The file's hash is part of t
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import re
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config.fingerprint import fingerprint
+from pipeline.config.fingerprint import file_sha256, fingerprint
 from pipeline.config.root import project_root
 from pipeline.config.schema import EncoderConfig, SignalKind
 from pipeline.signal import Signal
@@ -48,7 +47,7 @@ class ProjectEncoder:
         self.name = config.name
         self.width, own = _checked(self._encoder, config)
         settings = [config.revision, config.dtype, config.pooling, config.layer, config.frames, config.rate_hz]
-        source = hashlib.sha256(file.read_bytes()).hexdigest()
+        source = file_sha256(file)
         self.fingerprint = fingerprint([_CODE_VERSION, config.path, source, kind, *settings, config.options, own])
 
     def encode(self, signals: Sequence[Signal]) -> npt.NDArray[np.float32]:

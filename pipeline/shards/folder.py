@@ -18,8 +18,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pyarrow import fs
 
+from pipeline.config.fingerprint import file_sha256
 from pipeline.shards.manifest import MANIFEST_FILE, FileEntry, Manifest, load_manifest, parse_manifest
-from pipeline.shards.writer import file_sha256
 
 _PIECE = 2**20
 

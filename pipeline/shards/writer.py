@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.config.fingerprint import file_sha256
 from pipeline.shards.format import ShardRecord, parse_shard_name, record_of, shard_name, with_record
 from pipeline.shards.manifest import FileEntry
 
@@ -116,9 +117,3 @@ def remove_strays(directory: Path, keep: Iterable[str]) -> None:
     for path in [*directory.glob("shard-*.arrow"), *directory.glob(f"{_TEMPORARY}*.tmp")]:
         if path.name not in kept:
             path.unlink(missing_ok=True)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

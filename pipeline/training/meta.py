@@ -34,7 +34,7 @@ class MetaTask:
         config: MetaConfig,
         seed: int,
     ) -> None:
-        sources = [*paired, *(texts if episodes.text_fraction else ())]
+        sources = [*paired, *texts]
         if not sources:
             raise ValueError("meta-training needs at least one dataset with role 'train'; the configuration has none")
         sampler = EpisodeSampler(
