@@ -19,7 +19,7 @@ PROBE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ui clean
+.PHONY: help setup demo test suite lint ui clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ demo: $(STAMP) ## Raw signals to captions: the whole pipeline on the miniature s
 test: $(STAMP) ## Unit, contract, golden and integration tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup -q --durations 5 \
 		$(TESTS) $(PYTEST_ARGS)
+
+suite: $(STAMP) ## Whether the miniature suite is a benchmark (minutes; after a change of its data or models)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q -m suite tests/integration/test_miniature_suite.py $(PYTEST_ARGS)
 
 lint: $(STAMP) ## Style, format, types and layers
 	@$(BIN)/ruff check .

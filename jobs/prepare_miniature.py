@@ -10,11 +10,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from rich.table import Table
-
 from jobs._cli import console, job_parser, run_job, stage_progress
 from jobs._run import Run, open_run, run_stage
-from pipeline.config.artifacts import STAGE_FILE
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import MiniatureConfig
 from pipeline.tracking import Tracker
@@ -63,37 +60,6 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _report(run: Run) -> None:
-    # Reading and encoding the suite needs transformers and scikit-learn; writing it does not.
-    from pipeline.models.miniature.report import linear_probes, steering
-
-    table = Table("modality", "encoder", "width", "linear probe", "by attribute", title="What the embeddings tell")
-    for probe in linear_probes(run.config, run.root):
-        by_attribute = "  ".join(f"{name} {score:.2f}" for name, score in probe.by_attribute.items())
-        table.add_row(probe.modality, probe.encoder, str(probe.width), f"{probe.mean:.3f}", by_attribute)
-    console.print(table)
-    said = "  ".join(f"{domain} {score:.2f}" for domain, score in steering(run.config, run.root).items())
-    console.print(f"values that the language model repeats when told: {said}")
-    _report_scratch(run)
-
-
-def _report_scratch(run: Run) -> None:
-    if not (run.directory / "embeddings" / STAGE_FILE).is_file():
-        console.print("a projector from scratch: needs the embeddings, run `python -m jobs.extract_embeddings` first")
-        return
-    from pipeline.runtime.sanity import scratch_sanity
-
-    few = run.config.integrate.shots[0]
-    table = Table(
-        "modality", f"{few} pairs", "all pairs", "ratio", title="A projector from scratch: attribute accuracy"
-    )
-    for found in scratch_sanity(run.config, run.root, run.directory, verbose=run.verbose):
-        table.add_row(
-            found.modality, f"{found.few:.3f}", f"{found.full:.3f}", f"{found.few / max(found.full, 1e-9):.2f}"
-        )
-    console.print(table)
-
-
 def main() -> None:
     """Entry point."""
     parser = job_parser(__doc__)
@@ -108,7 +74,10 @@ def main() -> None:
             _rebuild(args.rebuild_models)
         run(opened)
         if args.report:
-            _report(opened)
+            # Measuring the suite reads and encodes it; writing it does not.
+            from jobs import _suite_report
+
+            _suite_report.report(opened)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ each held-out modality. A suite where the first is close to the second could not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,24 +54,39 @@ class ScratchSanity:
     full: float
     """On all training pairs."""
 
+    @property
+    def ratio(self) -> float:
+        """How much of the second the first reaches."""
+        return self.few / self.full if self.full else math.inf
 
-def scratch_sanity(config: ExperimentConfig, root: Path, run_dir: Path, *, verbose: bool) -> Iterator[ScratchSanity]:
+
+def scratch_tasks(config: ExperimentConfig, root: Path, run_dir: Path) -> list[ScratchTask]:
     """Both ends for every held-out modality, in the configuration's order."""
-    few = config.integrate.shots[0]
-    modalities = [dataset.name for dataset in config.datasets if dataset.role == "held_out"]
-    tasks = [
-        ScratchTask(config=config, root=root, run_dir=run_dir, modality=modality, shots=shots)
-        for modality in modalities
-        for shots in (None, few)
+    return [
+        ScratchTask(config=config, root=root, run_dir=run_dir, modality=dataset.name, shots=shots)
+        for dataset in config.datasets
+        if dataset.role == "held_out"
+        for shots in (None, config.integrate.shots[0])
     ]
+
+
+def scratch_sanity(
+    tasks: Sequence[ScratchTask], *, on_done: Callable[[ScratchTask, float], None], verbose: bool
+) -> list[ScratchSanity]:
+    """Train all projectors; `on_done` hears of each as it ends."""
     scores: dict[tuple[str, int | None], float] = {}
 
-    def on_done(task: ScratchTask, score: float) -> None:
+    def done(task: ScratchTask, score: float) -> None:
         scores[task.modality, task.shots] = score
+        on_done(task, score)
 
-    fan_out(scratch_accuracy, tasks, runtime=config.runtime, root=root, on_done=on_done, verbose=verbose)
-    for modality in modalities:
-        yield ScratchSanity(modality=modality, few=scores[modality, few], full=scores[modality, None])
+    runtime, root = tasks[0].config.runtime, tasks[0].root
+    fan_out(scratch_accuracy, tasks, runtime=runtime, root=root, on_done=done, verbose=verbose)
+    return [
+        ScratchSanity(modality=task.modality, few=scores[task.modality, task.shots], full=scores[task.modality, None])
+        for task in tasks
+        if task.shots is not None
+    ]
 
 
 def scratch_accuracy(task: ScratchTask) -> float:
