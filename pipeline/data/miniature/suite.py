@@ -11,10 +11,8 @@ import csv
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +28,7 @@ from pipeline.config.schema import MiniatureConfig
 from pipeline.data.miniature.example import Example, example_rng
 from pipeline.data.miniature.grammar import GRAMMARS
 from pipeline.data.miniature.modalities import MODALITIES, Modality, sample_count, splits
+from pipeline.data.miniature.processes import in_processes
 
 Progress = Callable[[str, int, int], None]
 """Told `(modality, samples done, samples in all)` whenever some of a modality's samples are done."""
@@ -132,12 +131,7 @@ def _generated(chunks: list[_Chunk], processes: int) -> Iterator[tuple[_Chunk, l
     if processes <= 1 or len(chunks) <= 1:
         yield from ((chunk, _make_chunk(chunk)) for chunk in chunks)
         return
-    # Fresh interpreters: a fork of a process that already runs threads (torch, Arrow) can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(chunks)), mp_context=context) as pool:
-        futures: dict[Future[list[Row]], _Chunk] = {pool.submit(_make_chunk, chunk): chunk for chunk in chunks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+    yield from in_processes(_make_chunk, chunks, processes)
 
 
 def _make_chunk(chunk: _Chunk) -> list[Row]:

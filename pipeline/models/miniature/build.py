@@ -8,15 +8,14 @@ it changes a weight.
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 
 import torch
 from transformers.utils import logging as transformers_logging
 
+from pipeline.data.miniature.processes import in_processes
 from pipeline.models.miniature import architectures as arch
 from pipeline.models.miniature.language_model import train_language_model
 from pipeline.models.miniature.pretraining import pretraining_signals
@@ -83,21 +82,18 @@ def build_models(names: Collection[str], *, processes: int) -> Iterator[tuple[st
     unknown = sorted(set(names) - set(MODEL_NAMES))
     if unknown:
         raise ValueError(f"models: expected some of {', '.join(MODEL_NAMES)}, got {', '.join(unknown)}")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(names)), mp_context=context) as pool:
-        # The longest ones first, so that no process is left with one at the end.
-        ordered = sorted(names, key=lambda name: not name.startswith(("lm", "video", "image")))
-        for future in as_completed([pool.submit(_build, name) for name in ordered]):
-            yield future.result()
+    # The longest ones first, so that no process is left with one at the end.
+    ordered = sorted(names, key=lambda name: not name.startswith(("lm", "video", "image")))
+    yield from in_processes(_build, ordered, processes)
 
 
-def _build(name: str) -> tuple[str, float]:
+def _build(name: str) -> float:
     started = time.monotonic()
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     save_model(WEIGHTS / name, *_trained(name))
-    return name, time.monotonic() - started
+    return time.monotonic() - started
 
 
 def _trained(name: str) -> arch.Parts:

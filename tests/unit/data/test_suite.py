@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from pipeline.config.schema import MiniatureConfig
@@ -160,3 +165,35 @@ def test_text_is_not_the_captions_of_the_samples(suite_root: Path) -> None:
     }
     assert len(text) == 18
     assert not np.isin(list(text), list(captions)).any()
+
+
+_GENERATE = """
+import signal
+import sys
+from pathlib import Path
+from pipeline.config.schema import MiniatureConfig
+from pipeline.data.miniature.suite import generate_suite
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as in every job
+    config = MiniatureConfig(data_dir="d", train_modality_samples=20_000, held_out_samples=300)
+    generate_suite(config, Path(sys.argv[1]), processes=2, on_progress=lambda *_: print("ready", flush=True))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_a_killed_generation(tmp_path: Path, number: int, root: Path) -> None:
+    script = tmp_path / "generate.py"
+    script.write_text(_GENERATE)
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    ) as job:
+        assert job.stdout is not None
+        job.stdout.readline()
+        below = psutil.Process(job.pid).children(recursive=True)
+        assert len(below) >= 2
+        job.send_signal(number)
+        job.wait(timeout=60)
+    _, alive = psutil.wait_procs(below, timeout=60)
+    assert alive == []
