@@ -15,8 +15,6 @@ from transformers import (
     BertModel,
     ConvNextConfig,
     ConvNextModel,
-    PatchTSMixerConfig,
-    PatchTSMixerModel,
     PatchTSTConfig,
     PatchTSTModel,
     RobertaConfig,
@@ -131,15 +129,6 @@ def patch_tst(*, width: int, patch: int = 8, layers: int = 2) -> Parts:
         dropout=0.0, positional_dropout=0.0, attention_dropout=0.0, ff_dropout=0.0, path_dropout=0.0,
     )  # fmt: skip
     return (PatchTSTModel(config),)
-
-
-def patch_mixer(*, width: int, patch: int = 8, layers: int = 2) -> Parts:
-    """PatchTSMixer that mixes channels too."""
-    config = PatchTSMixerConfig(
-        **_windows(patch), d_model=width, num_layers=layers, expansion_factor=2, mode="mix_channel", scaling=None,
-        norm_mlp="LayerNorm", dropout=0.0, head_dropout=0.0,
-    )  # fmt: skip
-    return (PatchTSMixerModel(config),)
 
 
 def _windows(patch: int) -> dict[str, Any]:

@@ -55,13 +55,13 @@ SIGNAL_ENCODERS: dict[str, SignalEncoderSpec] = {
         "astronomy",
         partial(arch.convnext, sizes=(32, 48, 64), depths=(1, 2, 2), patch=2, mean=0.25, std=0.2),
         41,
-        1200,
+        2500,
     ),
     "astronomy-b": _spec(
         "astronomy", partial(arch.vit, side=32, patch=4, hidden=96, width=256, mean=0.25, std=0.2), 42, 1500
     ),
     "imu-a": _spec("imu", partial(arch.patch_tst, width=96), 43, 1000),
-    "imu-b": _spec("imu", partial(arch.patch_mixer, width=160), 44, 1000),
+    "imu-b": _spec("imu", partial(arch.patch_tst, width=160, patch=16, layers=1), 44, 1000),
     "molecule-a": _spec("molecule", partial(arch.smiles_roberta, width=192), 45, 800),
     "molecule-b": _spec("molecule", partial(arch.smiles_bert, width=64), 46, 1200),
     "digits-a": _spec(
