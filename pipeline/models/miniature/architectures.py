@@ -124,18 +124,12 @@ def wav2vec2(*, width: int, layers: int = 1) -> Parts:
 def patch_tst(*, width: int, patch: int = 8, layers: int = 2) -> Parts:
     """PatchTST with attention over time and over channels; amplitudes carry meaning, so nothing is rescaled."""
     config = PatchTSTConfig(
-        **_windows(patch), d_model=width, num_hidden_layers=layers, num_attention_heads=_HEADS, ffn_dim=2 * width,
+        num_input_channels=len(motion.CHANNELS), context_length=motion.SAMPLES, patch_length=patch, patch_stride=patch,
+        d_model=width, num_hidden_layers=layers, num_attention_heads=_HEADS, ffn_dim=2 * width,
         share_embedding=False, channel_attention=True, norm_type="layernorm", scaling=None, do_mask_input=False,
         dropout=0.0, positional_dropout=0.0, attention_dropout=0.0, ff_dropout=0.0, path_dropout=0.0,
     )  # fmt: skip
     return (PatchTSTModel(config),)
-
-
-def _windows(patch: int) -> dict[str, Any]:
-    channels = len(motion.CHANNELS)
-    return {
-        "num_input_channels": channels, "context_length": motion.SAMPLES, "patch_length": patch, "patch_stride": patch
-    }  # fmt: skip
 
 
 def smiles_roberta(*, width: int, layers: int = 2) -> Parts:
