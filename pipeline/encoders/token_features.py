@@ -72,7 +72,7 @@ class HuggingFaceTokenEncoder(FrozenModel):
         if batch.sample_of_row is not None:
             rows = [torch.cat(parts) for parts in _of_each_sample(rows, batch.sample_of_row)]
         # A copy, lest a few tokens keep the memory of the whole batch.
-        return [np.array(reduce_tokens(tokens_TD, self._tokens), order="C") for tokens_TD in rows]
+        return [reduce_tokens(tokens_TD, self._tokens).numpy().copy() for tokens_TD in rows]
 
 
 def _of_each_sample(rows: Sequence[Tensor], sample_of_row: Tensor) -> list[list[Tensor]]:
