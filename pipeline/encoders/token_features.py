@@ -3,8 +3,9 @@
 In: the folder of a model that was saved by `save_pretrained`, and decoded signals.
 Out: float32 tokens `[t, width]` a signal, those that `pooling: mean` would average, reduced to a chosen number.
 
-Padding never counts, be it masked by the model or not. Special tokens (CLS, SEP, registers) count as they do in the
-mean. Where a signal takes several rows (frames, windows), their tokens follow one another.
+Padding never counts: neither what a model masks, nor Whisper's silence behind a clip or what stands before a short
+series. What else a model reads unmasked (SigLIP's texts, AST's window) counts as it does in the mean, and so do special
+tokens (CLS, SEP, registers). Where a signal takes several rows (frames, windows), their tokens follow one another.
 
 Shape suffixes: N rows, T tokens, P patches, C channels, D width.
 """

@@ -201,6 +201,8 @@ def _encode_tokens(signals: Sequence[Signal], encoder: TokenEncoder, dtype: Stor
 
     def fill(rows: _Rows) -> None:
         encoded = encoder.encode_tokens([signals[row] for row in rows])
+        if len(encoded) != len(rows):
+            raise TypeError(f"encoder {encoder.name!r} gave tokens of {len(encoded)} signals, expected {len(rows)}")
         for row, tokens_TE in zip(rows.tolist(), encoded, strict=True):
             _check_shape(encoder.name, tokens_TE.shape, (len(tokens_TE), encoder.width))
             with np.errstate(over="ignore"):

@@ -222,6 +222,16 @@ def test_tokens_of_another_width_are_a_bug_and_not_a_bad_row() -> None:
         encode_shard(decoded, encoder, encode_texts(decoded, HashEncoder("t", 4), "float16"), "float16")
 
 
+def test_tokens_of_too_few_signals_are_a_bug_and_not_a_bad_row() -> None:
+    class Forgetful(HashTokens):
+        def encode_tokens(self, signals: Sequence[Signal]) -> list[npt.NDArray[np.float32]]:
+            return super().encode_tokens(signals)[1:]
+
+    decoded = decode_all([sample("x"), sample("y")])
+    with pytest.raises(TypeError, match="'tokens' gave tokens of 1 signals, expected 2"):
+        encode_shard(decoded, Forgetful(6), encode_texts(decoded, HashEncoder("t", 4), "float16"), "float16")
+
+
 def test_neither_form_is_taken_for_the_other(extracted: Path, dataset: EmbeddingDataset) -> None:
     vectors = EmbeddingDataset(extracted / "out" / "notes" / "text-a")
     message = "text-tokens holds tokens, not one vector a row: read them by token_embeddings"
