@@ -7,18 +7,21 @@ A default lives on its field and nowhere else; paper constants live in `pipeline
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
+
+from pipeline.config.encoder import EncoderConfig as EncoderConfig
+from pipeline.config.encoder import TokensConfig as TokensConfig
+from pipeline.config.types import STRICT as STRICT
+from pipeline.config.types import Dtype as Dtype
+from pipeline.config.types import Name as Name
+from pipeline.config.types import SignalKind as SignalKind
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Dtype = Literal["float32", "bfloat16", "float16"]
-SignalKind = Literal["image", "audio", "video", "series", "molecule", "text"]
 HypernetKind = Literal["attention", "equivariant"]
 MethodName = Literal[
     "semi",
@@ -30,9 +33,6 @@ MethodName = Literal[
     "knn_copy",
     "constant",
 ]
-
-STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-"""Rules of every section: no unknown keys, no infinities."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -55,34 +55,6 @@ class SourceConfig:
     """Column with the split's name; a table without it is all `train`."""
     attribute_fields: tuple[str, ...] = ()
     """Columns carried into the shards and scored by exact attribute accuracy."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class EncoderConfig:
-    """A frozen encoder, loaded by `transformers` Auto classes or made by a class of the project."""
-
-    name: Name
-    """Short name, used in paths and reports."""
-    path: str
-    """Hugging Face id, local folder (relative to the project's root), or `module:Class` in a file below that root."""
-    revision: str | None = None
-    """Commit of the hub repository; the one in use is recorded in the manifest."""
-    dtype: Dtype = "float32"
-    """Compute type of the forward pass."""
-    pooling: Literal["auto", "mean", "cls", "last"] = "auto"
-    """How token features become one vector; `auto`: the model's own pooled output, else the mean."""
-    layer: int | None = None
-    """Entry of the model's `hidden_states` that is pooled (0: embeddings, -1: the last one); None: its final output."""
-    frames: PositiveInt | None = None
-    """Videos through an image model: how many evenly spaced frames are encoded and averaged; None: all."""
-    rate_hz: PositiveFloat | None = None
-    """Series: rate that every one is resampled to; None: as they are."""
-    options: dict[str, str | int | float | bool] = field(default_factory=dict, hash=False)
-    """Whatever a `module:Class` wants to be told; a `transformers` model takes none."""
-    batch_size: PositiveInt = 64
-    """Samples a forward pass."""
-    width: PositiveInt | None = None
-    """Width that its vectors must have, checked when it is loaded; None: whatever the model gives."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -407,4 +379,10 @@ class ExperimentConfig:
         ]:
             if len(set(names)) < len(names):
                 raise ValueError(f"{what} must have different names, got {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _texts_are_vectors(self) -> ExperimentConfig:
+        if self.text_encoder.tokens is not None:
+            raise ValueError("text_encoder.tokens must be null, because a caption is one vector: remove it")
         return self

@@ -16,6 +16,8 @@ from pipeline.encoders.sentences import sentence_max_tokens
 
 # Part of every fingerprint: raise it with any change to the encoders' code that alters vectors.
 _CODE_VERSION = 1
+# The same for what tokens are made of alone.
+_TOKENS_VERSION = 1
 # Families whose vectors the code came to make otherwise, all others staying what they were.
 _REVISED_FAMILIES = ("siglip", "siglip2", "clap")
 CHECKSUM_FILE = "SHA256SUMS"
@@ -81,6 +83,8 @@ def _later_settings(config: EncoderConfig, folder: Path) -> Iterator[object]:
         value = getattr(config, name)
         if value is not None:
             yield name, value
+    if config.tokens is not None:
+        yield "tokens", _TOKENS_VERSION, config.tokens.count, config.tokens.reduce
     if config.dtype != "float32":
         yield "pooled in float32"
     limit = sentence_max_tokens(folder)

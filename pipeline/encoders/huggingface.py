@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,45 +47,45 @@ _ALWAYS_PADDED = ("siglip", "siglip2", "siglip_text_model", "siglip2_text_model"
 
 def load_encoder(config: EncoderConfig, kind: SignalKind, root: Path, device: str = "cpu") -> Encoder:
     """Load a frozen encoder for signals of `kind`; what cannot work fails here, as one `ValueError`."""
+    return load_frozen(HuggingFaceEncoder, config, kind, root, device)
+
+
+def load_frozen(cls: type[_Frozen], config: EncoderConfig, kind: SignalKind, root: Path, device: str) -> _Frozen:
+    """An object of `cls`; what cannot work fails here, as one `ValueError`."""
     folder = model_folder(config.path, revision=config.revision, root=root)
     try:
-        encoder = HuggingFaceEncoder(config, kind, folder, device)
+        encoder = cls(config, kind, folder, device)
     except (OSError, KeyError, ImportError, RuntimeError, TypeError, AttributeError, ValueError) as error:
         # transformers reports a bad folder by any of these, over many lines.
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"encoder {config.name!r} cannot be loaded for {kind} from {folder}: {reason}") from error
     if config.width is not None and config.width != encoder.width:
+        taken = f"pooling {config.pooling}" if config.tokens is None else "tokens"
         raise ValueError(
             f"encoder {config.name!r}: width is {config.width} in the configuration, but the model in {folder} "
-            f"gives {encoder.width} values (pooling {config.pooling}): correct `width`, or name another model"
+            f"gives {encoder.width} values ({taken}): correct `width`, or name another model"
         )
     return encoder
 
 
-class HuggingFaceEncoder:
-    """A frozen `AutoModel` with the preprocessing saved beside it."""
+class FrozenModel:
+    """A frozen `AutoModel` with the preprocessing saved beside it; what it gives is a subclass's matter."""
+
+    width: int
 
     def __init__(self, config: EncoderConfig, kind: SignalKind, folder: Path, device: str = "cpu") -> None:
         self.name = config.name
         self.fingerprint = folder_fingerprint(config, kind, folder)
         self._batch_size, self._device, self._dtype = config.batch_size, device, getattr(torch, config.dtype)
-        model, random_weights = _load_model(folder, self._dtype)
-        self._preprocess = load_preprocessor(folder, model, kind, frames=config.frames, rate_hz=config.rate_hz)
-        example = self._preprocess.example()
-        with torch.inference_mode():
-            inputs = self._moved(self._preprocess([example]).inputs)
-            self._forward = pooled_forward(model.to(device), kind, config.pooling, folder, inputs, layer=config.layer)
-        vector = self._encode_batch([example])[0]
-        if random_weights and not np.isfinite(vector).all():
-            raise ValueError(f"the checkpoint lacks weights that the output needs: {', '.join(random_weights[:3])}")
-        self.width = len(vector)
+        self._model, self._random_weights = _load_model(folder, self._dtype)
+        self._preprocess = load_preprocessor(folder, self._model, kind, frames=config.frames, rate_hz=config.rate_hz)
+        self._model.to(device)
 
-    def encode(self, signals: Sequence[Signal]) -> npt.NDArray[np.float32]:
-        """Vectors `[n, width]`, in the order of `signals`."""
-        vectors = np.empty((len(signals), self.width), dtype=np.float32)
-        for indices in self._micro_batches(signals):
-            vectors[indices] = self._encode_batch([signals[index] for index in indices])
-        return vectors
+    def _check_output(self, output: npt.NDArray[np.float32]) -> None:
+        """Refuse a model whose output, the example's, depends on weights that are not there."""
+        if self._random_weights and not np.isfinite(output).all():
+            names = ", ".join(self._random_weights[:3])
+            raise ValueError(f"the checkpoint lacks weights that the output needs: {names}")
 
     def _micro_batches(self, signals: Sequence[Signal]) -> Iterator[list[int]]:
         lengths = [self._preprocess.length(signal) for signal in signals]
@@ -95,6 +95,37 @@ class HuggingFaceEncoder:
             indices = list(group)
             for start in range(0, len(indices), self._batch_size):
                 yield indices[start : start + self._batch_size]
+
+    def _moved(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        dtype = self._dtype
+        return {
+            name: value.to(self._device, dtype if value.is_floating_point() else value.dtype)
+            for name, value in inputs.items()
+        }
+
+
+_Frozen = TypeVar("_Frozen", bound=FrozenModel)
+
+
+class HuggingFaceEncoder(FrozenModel):
+    """A frozen model that gives one pooled vector a signal."""
+
+    def __init__(self, config: EncoderConfig, kind: SignalKind, folder: Path, device: str = "cpu") -> None:
+        super().__init__(config, kind, folder, device)
+        example = self._preprocess.example()
+        with torch.inference_mode():
+            inputs = self._moved(self._preprocess([example]).inputs)
+            self._forward = pooled_forward(self._model, kind, config.pooling, folder, inputs, layer=config.layer)
+        vector = self._encode_batch([example])[0]
+        self._check_output(vector)
+        self.width = len(vector)
+
+    def encode(self, signals: Sequence[Signal]) -> npt.NDArray[np.float32]:
+        """Vectors `[n, width]`, in the order of `signals`."""
+        vectors = np.empty((len(signals), self.width), dtype=np.float32)
+        for indices in self._micro_batches(signals):
+            vectors[indices] = self._encode_batch([signals[index] for index in indices])
+        return vectors
 
     @torch.inference_mode()
     def _encode_batch(self, signals: Sequence[Signal]) -> npt.NDArray[np.float32]:
@@ -106,13 +137,6 @@ class HuggingFaceEncoder:
             vectors = sums / counts[:, None]
         result: npt.NDArray[np.float32] = vectors.numpy()
         return result
-
-    def _moved(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        dtype = self._dtype
-        return {
-            name: value.to(self._device, dtype if value.is_floating_point() else value.dtype)
-            for name, value in inputs.items()
-        }
 
 
 def _load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:

@@ -1,6 +1,6 @@
-"""A model's output to one vector a row.
+"""A model's output to one vector a row, or to its tokens.
 
-In: a `transformers` model and the tensors of a batch.  Out: vectors `[rows, width]`.
+In: a `transformers` model and the tensors of a batch.  Out: vectors `[rows, width]`; or tokens and their mask.
 
 Shape suffixes: N rows, T tokens, D width.
 """
@@ -19,6 +19,9 @@ from pipeline.encoders.sentences import sentence_pooling
 
 Forward = Callable[[Mapping[str, Tensor]], Tensor]
 """From the tensors of a batch to vectors `[N, D]`."""
+
+TokenForward = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
+"""From the tensors of a batch to tokens `[N, T, D]` and what they count, `[N, T]`: 1, or 0 for padding."""
 
 _Reduce = Callable[[Tensor, Tensor], Tensor]
 # Dual encoders: the method with the trained projection, and the tower whose tokens the other poolings take.
@@ -40,14 +43,11 @@ def pooled_forward(
     their tokens unless a sentence-transformers folder says otherwise: a BERT pooler was trained for another purpose.
     With `layer` the tokens are those of `hidden_states[layer]`, and the model's own pooled output is not taken.
     """
-    projection, tower = _TOWERS.get(kind, ("", ""))
+    projection, _ = _TOWERS.get(kind, ("", ""))
     if pooling == "auto" and layer is None and projection and hasattr(model, projection):
         features = getattr(model, projection)
         return lambda inputs: _own(features(**inputs))
-    if tower and hasattr(model, tower):
-        model = getattr(model, tower)
-    elif getattr(model.config, "is_encoder_decoder", False):
-        model = model.get_encoder()
+    model = _part(model, kind)
     if pooling == "auto":
         if kind in ("text", "molecule"):
             pooling = sentence_pooling(folder)
@@ -55,12 +55,30 @@ def pooled_forward(
             pooling = "mean" if layer is not None else _best_pooling(model, example)
     if pooling == "own":
         return lambda inputs: _own(model(**inputs))
-    reduce, hidden_of = _REDUCTIONS[pooling], _hidden(model, example, layer)
+    reduce, tokens_of = _REDUCTIONS[pooling], _token_forward(model, kind, example, layer)
+    return lambda inputs: reduce(*tokens_of(inputs))
 
-    def forward(inputs: Mapping[str, Tensor]) -> Tensor:
+
+def token_forward(model: Any, kind: SignalKind, example: Mapping[str, Tensor], *, layer: int | None) -> TokenForward:
+    """The forward pass of the model's part for `kind`, up to the float32 tokens that `pooling: mean` averages."""
+    return _token_forward(_part(model, kind), kind, example, layer)
+
+
+def _part(model: Any, kind: SignalKind) -> Any:
+    """The tower of a dual encoder that reads `kind`, the encoder of an encoder-decoder, or the model itself."""
+    _, tower = _TOWERS.get(kind, ("", ""))
+    if tower and hasattr(model, tower):
+        return getattr(model, tower)
+    return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
+
+
+def _token_forward(model: Any, kind: SignalKind, example: Mapping[str, Tensor], layer: int | None) -> TokenForward:
+    hidden_of = _hidden(model, example, layer)
+
+    def forward(inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         hidden_NTD = _tokens(hidden_of(inputs), kind)
         # Half precision counts tokens wrong from 257 (bfloat16) or 2049 (float16) on.
-        return reduce(hidden_NTD.float(), _token_mask(model, inputs, hidden_NTD))
+        return hidden_NTD.float(), _token_mask(model, inputs, hidden_NTD)
 
     return forward
 

@@ -29,6 +29,8 @@ class Batch:
     """Keyword arguments of the model."""
     sample_of_row: Tensor | None = None
     """Which sample a row belongs to, where samples take several rows (frames, windows): their vectors are averaged."""
+    heard: Tensor | None = None
+    """Share of each row that is signal, from its start, where a model's window is longer and cannot be masked."""
 
 
 class Preprocessor(Protocol):

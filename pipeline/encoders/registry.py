@@ -1,6 +1,7 @@
 """From a configuration to an encoder: the one entry to this layer.
 
-In: an `EncoderConfig` and the kind of signals.  Out: an `Encoder`, or its fingerprint before it is loaded.
+In: an `EncoderConfig` and the kind of signals.  Out: an `Encoder` or `TokenEncoder`, or its fingerprint before it is
+loaded.
 """
 
 from __future__ import annotations
@@ -9,19 +10,29 @@ from pathlib import Path
 
 from pipeline.config.schema import EncoderConfig, SignalKind
 from pipeline.encoders import project_class
-from pipeline.encoders.base import Encoder
+from pipeline.encoders.base import Encoder, TokenEncoder
 from pipeline.encoders.folder import folder_fingerprint, model_folder
 
 
 def load_encoder(config: EncoderConfig, kind: SignalKind, root: Path, device: str = "cpu") -> Encoder:
     """Load a frozen encoder for signals of `kind`; what cannot work fails here, as one `ValueError`."""
     check_settings(config, kind)
+    if config.tokens is not None:
+        raise ValueError(f"encoder {config.name!r}: it gives tokens, where one vector is needed: remove `tokens`")
     if project_class.is_class_path(config.path):
         return project_class.load_encoder(config, kind, root, device)
     # Classical encoders do without transformers, which takes seconds to import.
     from pipeline.encoders import huggingface
 
     return huggingface.load_encoder(config, kind, root, device)
+
+
+def load_token_encoder(config: EncoderConfig, kind: SignalKind, root: Path, device: str = "cpu") -> TokenEncoder:
+    """The same for an encoder whose `tokens` is set."""
+    check_settings(config, kind)
+    from pipeline.encoders import token_features
+
+    return token_features.load_token_encoder(config, kind, root, device)
 
 
 def encoder_fingerprint(config: EncoderConfig, kind: SignalKind, root: Path) -> str:
@@ -46,6 +57,16 @@ def check_settings(config: EncoderConfig, kind: SignalKind) -> None:
         raise ValueError(
             f"encoder {config.name!r}: frames is {config.frames}, but its signals are of kind {kind}: only video takes "
             f"it; remove it"
+        )
+    if config.tokens is not None and config.pooling != "auto":
+        raise ValueError(
+            f"encoder {config.name!r}: pooling is {config.pooling}, but `tokens` stores tokens that are not pooled: "
+            f"remove one of them"
+        )
+    if config.tokens is not None and project_class.is_class_path(config.path):
+        raise ValueError(
+            f"encoder {config.name!r}: tokens is set, but {config.path!r} is a class of the project, which gives "
+            f"vectors: remove it, or name a transformers model"
         )
     if config.options and not project_class.is_class_path(config.path):
         raise ValueError(

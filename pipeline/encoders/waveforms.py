@@ -33,6 +33,8 @@ class AudioPreprocessor:
         self.same_length_only = self._pads_to_longest and not extractor.return_attention_mask
         # CLAP's extractor takes a random part of a longer clip: it never gets one.
         self._window: int | None = getattr(extractor, "nb_max_samples", None)
+        # Whisper's pads to one length without a mask.
+        self._padded_to: int | None = extractor.n_samples if hasattr(extractor, "nb_max_frames") else None
 
     def length(self, signal: Signal) -> int:
         """Samples."""
@@ -49,7 +51,10 @@ class AudioPreprocessor:
             return self._windowed(waves, self._window)
         padding = {"padding": True} if self._pads_to_longest else {}
         inputs = self._extractor(waves, sampling_rate=self._rate, return_tensors="pt", **padding)
-        return Batch(dict(inputs))
+        heard = None
+        if self._padded_to is not None:
+            heard = torch.tensor([min(len(wave) / self._padded_to, 1.0) for wave in waves], dtype=torch.float64)
+        return Batch(dict(inputs), heard=heard)
 
     def _windowed(self, waves: Sequence[npt.NDArray[np.float32]], window: int) -> Batch:
         """One row a window; the windows of a clip cover it evenly."""

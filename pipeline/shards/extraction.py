@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config.schema import EncoderConfig, ExperimentConfig, SignalKind
 from pipeline.data.sources import Source, open_source
-from pipeline.encoders.base import Encoder
+from pipeline.encoders.base import Encoder, TokenEncoder
 from pipeline.shards.build import DecodedShard, ShardSpec, decode_shard, encode_shard, encode_texts
 from pipeline.shards.format import FORMAT_VERSION, RejectedRow
 from pipeline.shards.manifest import MANIFEST_FILE, REJECTED_FILE, FileEntry, Manifest, save_manifest
@@ -75,9 +75,11 @@ class ShardBuilder:
     def _open_source(self, dataset: int) -> Source:
         return open_source(self._plans[dataset].config.source, self._root)
 
-    def _encoder_of(self, dataset: int, position: int) -> Encoder:
+    def _encoder_of(self, dataset: int, position: int) -> Encoder | TokenEncoder:
         plan = self._plans[dataset]
-        return _load_encoder(plan.config.encoders[position], plan.config.kind, self._root, self._device)
+        config = plan.config.encoders[position]
+        load = _load_encoder if config.tokens is None else _load_token_encoder
+        return load(config, plan.config.kind, self._root, self._device)
 
 
 @dataclass(slots=True)
@@ -213,6 +215,12 @@ def _load_encoder(config: EncoderConfig, kind: SignalKind, root: Path, device: s
     from pipeline.encoders.registry import load_encoder
 
     return load_encoder(config, kind, root, device)
+
+
+def _load_token_encoder(config: EncoderConfig, kind: SignalKind, root: Path, device: str) -> TokenEncoder:
+    from pipeline.encoders.registry import load_token_encoder
+
+    return load_token_encoder(config, kind, root, device)
 
 
 def _write_rejected(directory: Path, rejected: list[RejectedRow]) -> FileEntry:

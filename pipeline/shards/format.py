@@ -21,6 +21,7 @@ import pyarrow as pa
 
 FORMAT_VERSION = 1
 StorageDtype = Literal["float32", "float16"]
+EmbeddingForm = Literal["vectors", "tokens"]
 
 _RECORD_KEY = b"semi.shard"
 _DIGEST_DIGITS = 16
@@ -69,14 +70,25 @@ class ShardRecord:
     """Rows of this range that were kept out."""
 
 
-def shard_schema(width: int, text_width: int, dtype: StorageDtype) -> pa.Schema:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRows:
+    """Token features of some rows, M tokens in all."""
+
+    tokens_ME: npt.NDArray[np.floating]
+    """Those of the first row, then those of the second, and so on."""
+    counts_N: npt.NDArray[np.integer]
+    """How many each row has."""
+
+
+def shard_schema(width: int, text_width: int, dtype: StorageDtype, *, form: EmbeddingForm = "vectors") -> pa.Schema:
     """Columns of a shard; only plain Arrow types, readable by anything that reads Arrow."""
     number = _ARROW_DTYPE[dtype]
+    vector = pa.list_(number, width)
     return pa.schema(
         [
             ("id", pa.string()),
             ("caption", pa.list_(pa.large_string())),
-            ("embedding", pa.list_(number, width)),
+            ("embedding", vector if form == "vectors" else pa.list_(vector)),
             ("text_embedding", pa.list_(number, text_width)),
             ("split", pa.string()),
             ("attributes", pa.map_(pa.string(), pa.string())),
@@ -85,23 +97,34 @@ def shard_schema(width: int, text_width: int, dtype: StorageDtype) -> pa.Schema:
     )
 
 
+def vector_width(column: pa.DataType) -> int:
+    """Length of the vectors, or of the tokens, in a column of either."""
+    width: int = (column.value_type if pa.types.is_list(column) else column).list_size
+    return width
+
+
 def shard_table(
     *,
     ids: Sequence[str],
     captions: Sequence[Sequence[str]],
-    embeddings_NE: npt.NDArray[np.floating],
+    embeddings_NE: npt.NDArray[np.floating] | TokenRows,
     text_embeddings_NW: npt.NDArray[np.floating],
     splits: Sequence[str],
     attributes: Sequence[Mapping[str, str]],
     source_rows: Sequence[int],
     dtype: StorageDtype,
 ) -> pa.Table:
-    """Rows of one shard; both embeddings are stored as `dtype`."""
-    schema = shard_schema(embeddings_NE.shape[1], text_embeddings_NW.shape[1], dtype)
+    """Rows of one shard, each with a vector or with tokens; both embeddings are stored as `dtype`."""
+    form: EmbeddingForm
+    if isinstance(embeddings_NE, TokenRows):
+        form, embeddings = "tokens", _tokens(embeddings_NE, dtype)
+    else:
+        form, embeddings = "vectors", _vectors(embeddings_NE, dtype)
+    schema = shard_schema(vector_width(embeddings.type), text_embeddings_NW.shape[1], dtype, form=form)
     values: dict[str, object] = {
         "id": ids,
         "caption": captions,
-        "embedding": _vectors(embeddings_NE, dtype),
+        "embedding": embeddings,
         "text_embedding": _vectors(text_embeddings_NW, dtype),
         "split": splits,
         "attributes": [sorted(row.items()) for row in attributes],
@@ -117,6 +140,11 @@ def shard_table(
 def _vectors(vectors_ND: npt.NDArray[np.floating], dtype: StorageDtype) -> pa.Array:
     flat = np.ascontiguousarray(vectors_ND, dtype=dtype).reshape(-1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat, type=_ARROW_DTYPE[dtype]), vectors_ND.shape[1])
+
+
+def _tokens(rows: TokenRows, dtype: StorageDtype) -> pa.Array:
+    offsets = pa.array(np.cumsum([0, *rows.counts_N], dtype=np.int64), type=pa.int32())
+    return pa.ListArray.from_arrays(offsets, _vectors(rows.tokens_ME, dtype))
 
 
 def with_record(table: pa.Table, record: ShardRecord) -> pa.Table:

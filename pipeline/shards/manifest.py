@@ -20,8 +20,8 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.config.artifacts import write_text_atomic
 from pipeline.config.errors import explain
-from pipeline.config.schema import SignalKind
-from pipeline.shards.format import FORMAT_VERSION, StorageDtype, parse_shard_name
+from pipeline.config.schema import SignalKind, TokensConfig
+from pipeline.shards.format import FORMAT_VERSION, EmbeddingForm, StorageDtype, parse_shard_name
 
 MANIFEST_FILE = "manifest.json"
 REJECTED_FILE = "rejected.parquet"
@@ -58,7 +58,9 @@ class EncoderRecord:
     fingerprint: str
     """Weights, preprocessing, pooling and compute type."""
     width: Annotated[int, Field(ge=1)]
-    """Length of its vectors."""
+    """Length of its vectors, or of its tokens."""
+    tokens: TokensConfig | None = None
+    """How many tokens a row has at most, and how more became that many; None, and left out: one vector a row."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -98,6 +100,11 @@ class Manifest:
         return self.encoder.width
 
     @property
+    def form(self) -> EmbeddingForm:
+        """What `embedding` holds for a row."""
+        return "vectors" if self.encoder.tokens is None else "tokens"
+
+    @property
     def text_width(self) -> int:
         """Length of a text embedding."""
         return self.text_encoder.width
@@ -123,7 +130,12 @@ class Manifest:
 
 def save_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest; from here on the dataset exists."""
-    write_text_atomic(directory / MANIFEST_FILE, _canonical(asdict(manifest)))
+    fields = asdict(manifest)
+    for record in (fields["encoder"], fields["text_encoder"]):
+        # Said only where it is so: manifests of vectors stay what they were before there were tokens.
+        if record["tokens"] is None:
+            del record["tokens"]
+    write_text_atomic(directory / MANIFEST_FILE, _canonical(fields))
 
 
 def load_manifest(directory: Path) -> Manifest:

@@ -36,7 +36,12 @@ class ModelPlan:
         """What the manifest says of it."""
         config = self.config
         return EncoderRecord(
-            name=config.name, id=config.path, revision=used_revision(config), fingerprint=self.fingerprint, width=width
+            name=config.name,
+            id=config.path,
+            revision=used_revision(config),
+            fingerprint=self.fingerprint,
+            width=width,
+            tokens=config.tokens,
         )
 
 

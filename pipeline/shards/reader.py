@@ -38,6 +38,7 @@ class EmbeddingDataset(ShardRows):
             width=self.manifest.width,
             text_width=self.manifest.text_width,
             dtype=self.manifest.dtype,
+            form=self.manifest.form,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -68,12 +69,12 @@ class ConcatDataset(ShardRows):
     """Several datasets as one: the rows of the first, then those of the second, and so on."""
 
     def __init__(self, datasets: Sequence[EmbeddingDataset]) -> None:
-        """Join datasets of equal widths and type."""
+        """Join datasets of equal widths and type, all of vectors or all of tokens."""
         if not datasets:
             raise ValueError("datasets: give at least one to concatenate")
         first = datasets[0]
         for dataset in datasets[1:]:
-            for field in ("width", "text_width", "dtype"):
+            for field in ("width", "text_width", "dtype", "form"):
                 wanted, got = getattr(first, field), getattr(dataset, field)
                 if got != wanted:
                     raise ValueError(
@@ -88,6 +89,7 @@ class ConcatDataset(ShardRows):
             width=first.width,
             text_width=first.text_width,
             dtype=first.dtype,
+            form=first.form,
         )
 
     @property

@@ -3,7 +3,7 @@
 In: row indices, any number of them in any order.  Out: torch tensors, Arrow tables and plain Python values, in the
 order of the indices.
 
-Shape suffixes: N rows asked for, R rows of a shard, D width of a column.
+Shape suffixes: N rows asked for, R rows of a shard, T tokens of a row, M tokens of a shard, D width of a column.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.shards.format import StorageDtype, shard_schema
+from pipeline.shards.format import EmbeddingForm, StorageDtype, shard_schema
 
 if TYPE_CHECKING:
     # Torch is loaded with the first tensor: processes that only decode or verify do without it.
@@ -37,16 +37,25 @@ class ShardRows(ABC):
     """Random access to the rows of some shards; what a subclass adds is where the shards come from."""
 
     def __init__(
-        self, name: str, *, shard_rows: Sequence[int], width: int, text_width: int, dtype: StorageDtype
+        self,
+        name: str,
+        *,
+        shard_rows: Sequence[int],
+        width: int,
+        text_width: int,
+        dtype: StorageDtype,
+        form: EmbeddingForm,
     ) -> None:
         self.name = name
         self.width = width
         self.text_width = text_width
         self.dtype: StorageDtype = dtype
+        self.form: EmbeddingForm = form
         self._offsets: Rows = np.cumsum([0, *shard_rows], dtype=np.int64)
-        self._schema = shard_schema(width, text_width, dtype)
+        self._schema = shard_schema(width, text_width, dtype, form=form)
         self._matrices: dict[tuple[int, VectorColumn], npt.NDArray[np.floating]] = {}
         self._views: dict[tuple[int, VectorColumn], memoryview] = {}
+        self._tokens: dict[int, tuple[npt.NDArray[np.floating], list[int]]] = {}
 
     @property
     @abstractmethod
@@ -71,7 +80,27 @@ class ShardRows(ABC):
 
     def embeddings(self, indices: Indices, *, normalize: bool = True) -> Tensor:
         """`embedding` of the rows, float32 `[N, width]`, each of length 1 unless `normalize` is False."""
+        self._check_form("vectors")
         return self._tensor("embedding", indices, normalize)
+
+    def token_embeddings(self, indices: Indices, *, normalize: bool = True) -> tuple[Tensor, Tensor]:
+        """Tokens of the rows, float32 `[N, T, width]`, and which of them there are, bool `[N, T]`; the others are zero.
+
+        T is that of the longest row asked for; each token is of length 1 unless `normalize` is False.
+        """
+        import torch
+
+        self._check_form("tokens")
+        views = self._token_views(self._checked(indices))
+        counts_N = np.array([len(view_TD) for view_TD in views], dtype=np.int64)
+        padded_NTD = np.zeros((len(views), counts_N.max(initial=0), self.width), dtype=self.dtype)
+        for padded_TD, view_TD in zip(padded_NTD, views, strict=True):
+            padded_TD[: len(view_TD)] = view_TD
+        mask_NT = torch.from_numpy(np.arange(padded_NTD.shape[1]) < counts_N[:, None])
+        tokens_NTD = torch.from_numpy(padded_NTD).float()
+        if normalize:
+            torch.nn.functional.normalize(tokens_NTD, dim=2, out=tokens_NTD)
+        return tokens_NTD, mask_NT
 
     def text_embeddings(self, indices: Indices, *, normalize: bool = True) -> Tensor:
         """Embedding of each row's first caption, float32 `[N, text_width]`, as in `embeddings`."""
@@ -119,12 +148,14 @@ class ShardRows(ABC):
             yield self._passing_table(shard).select(names)
 
     def vectors(self, shard: int, column: VectorColumn = "embedding") -> Tensor:
-        """A column of a shard as it is stored, `[R, D]`, without a copy.
+        """A column of vectors of a shard as it is stored, `[R, D]`, without a copy.
 
         Its memory is the read-only file: an operation that changes it in place ends the process.
         """
         import torch
 
+        if column == "embedding":
+            self._check_form("vectors")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             return torch.from_numpy(self._matrix(shard, column))
@@ -141,7 +172,7 @@ class ShardRows(ABC):
     def _scattered(self, column: VectorColumn, rows: Rows) -> npt.NDArray[np.floating]:
         """Few rows of many shards (an episode): a slice a row, all copied by one call, in the order asked for."""
         shards_N = np.searchsorted(self._offsets, rows, side="right") - 1
-        width = self._schema.field(column).type.list_size
+        width = self._width_of(column)
         size = width * np.dtype(self.dtype).itemsize
         starts_N = (rows - self._offsets[shards_N]) * size
         shards = shards_N.tolist()
@@ -153,7 +184,7 @@ class ShardRows(ABC):
     def _dense(self, column: VectorColumn, rows: Rows) -> npt.NDArray[np.floating]:
         """Many rows of few shards: one call a shard, in the order of the file, put in place by a second copy."""
         order, runs = self._runs(rows)
-        ascending_ND = np.empty((len(rows), self._schema.field(column).type.list_size), dtype=self.dtype)
+        ascending_ND = np.empty((len(rows), self._width_of(column)), dtype=self.dtype)
         for shard, local, positions in runs:
             # Rows were checked; any mode but "raise" lets NumPy write to `out` without a buffer in between.
             self._matrix(shard, column).take(local, 0, ascending_ND[positions], "clip")
@@ -197,11 +228,45 @@ class ShardRows(ABC):
         matrix = self._matrices.get((shard, column))
         if matrix is None:
             chunks = self._table(shard)[column].chunks  # one, or none where every row was rejected
-            width = self._schema.field(column).type.list_size
+            width = self._width_of(column)
             flat = chunks[0].flatten().to_numpy(zero_copy_only=True) if chunks else np.empty(0, dtype=self.dtype)
             matrix = flat.reshape(-1, width)
             self._matrices[shard, column] = matrix
         return matrix
+
+    def _token_views(self, rows: Rows) -> list[npt.NDArray[np.floating]]:
+        """The tokens `[T, D]` of each row, without a copy."""
+        shards_N = np.searchsorted(self._offsets, rows, side="right") - 1
+        local_N = rows - self._offsets[shards_N]
+        views = []
+        for shard, row in zip(shards_N.tolist(), local_N.tolist(), strict=True):
+            tokens_MD, starts = self._shard_tokens(shard)
+            views.append(tokens_MD[starts[row] : starts[row + 1]])
+        return views
+
+    def _shard_tokens(self, shard: int) -> tuple[npt.NDArray[np.floating], list[int]]:
+        """All tokens of a shard that has rows, without a copy, and where those of each row start."""
+        tokens = self._tokens.get(shard)
+        if tokens is None:
+            (column,) = self._table(shard)["embedding"].chunks
+            flat = column.values.flatten().to_numpy(zero_copy_only=True)
+            tokens = flat.reshape(-1, self.width), column.offsets.to_pylist()
+            self._tokens[shard] = tokens
+        return tokens
+
+    def _check_form(self, wanted: EmbeddingForm) -> None:
+        if self.form == wanted:
+            return
+        raise ValueError(
+            f"{self.name} holds tokens, not one vector a row: read them by token_embeddings, or extract it again with "
+            f"the encoder's `tokens` left out"
+            if wanted == "vectors"
+            else f"{self.name} holds one vector a row, not tokens: read it by embeddings, or extract it again with the "
+            f"encoder's `tokens` set"
+        )
+
+    def _width_of(self, column: VectorColumn) -> int:
+        return self.width if column == "embedding" else self.text_width
 
     def _bytes(self, shard: int, column: VectorColumn) -> memoryview:
         """The same memory, byte by byte."""

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config.fingerprint import file_sha256
-from pipeline.shards.format import ShardRecord, parse_shard_name, record_of, shard_name, with_record
+from pipeline.shards.format import ShardRecord, parse_shard_name, record_of, shard_name, vector_width, with_record
 from pipeline.shards.manifest import FileEntry
 
 _TEMPORARY = ".shard-"
@@ -63,8 +63,8 @@ def _shard(index: int, table: pa.Table, record: ShardRecord, entry: FileEntry) -
         index=index,
         entry=entry,
         record=record,
-        width=table.schema.field("embedding").type.list_size,
-        text_width=table.schema.field("text_embedding").type.list_size,
+        width=vector_width(table.schema.field("embedding").type),
+        text_width=vector_width(table.schema.field("text_embedding").type),
         splits={count["values"]: count["counts"] for count in counts},
     )
 

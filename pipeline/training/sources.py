@@ -109,6 +109,7 @@ def open_splits(
             continue
         for encoder in dataset_config.encoders:
             dataset = EmbeddingDataset(embeddings_dir(run_dir, dataset_config, encoder))
+            _check_vectors(dataset, dataset_config.name, encoder.name)
             _check_text_width(dataset, config, dataset_config.name)
             opened += [
                 SplitRows(
@@ -123,6 +124,14 @@ def open_splits(
                 for split in splits
             ]
     return opened
+
+
+def _check_vectors(dataset: EmbeddingDataset, name: str, encoder: str) -> None:
+    if dataset.form != "vectors":
+        raise ValueError(
+            f"dataset {name!r}, encoder {encoder!r}: {dataset.name} holds tokens, but training and evaluation take one "
+            "vector a sample: remove `tokens` from the encoder and run jobs.extract_embeddings again"
+        )
 
 
 def _check_text_width(dataset: EmbeddingDataset, config: ExperimentConfig, name: str) -> None:

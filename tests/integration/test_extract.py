@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.config.schema import ExperimentConfig
+from pipeline.config.schema import ExperimentConfig, TokensConfig
 from pipeline.runtime import ray_data
 from pipeline.runtime.session import Session
 from pipeline.shards import EmbeddingDataset, verify_dataset
@@ -51,6 +51,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_ray_writes_the_bytes_of_the_local_path_and_repairs_them(tmp_path: Path, config: ExperimentConfig) -> None:
     progress: list[tuple[str, str, int, int]] = []
+    notes, tiles_config = config.datasets
+    tokens = replace(tiles_config.encoders[0], name="image-tokens", tokens=TokensConfig(count=3, reduce="merge"))
+    tiles_config = replace(tiles_config, encoders=(*tiles_config.encoders, tokens))
+    config = replace(config, datasets=(notes, tiles_config))
     local = extract_locally(config, tmp_path, tmp_path / "local", on_progress=quiet)
     out = tmp_path / "ray"
     assert ray_data.extract(config, tmp_path, out, on_progress=lambda *args: progress.append(args)) == local
@@ -59,7 +63,9 @@ def test_ray_writes_the_bytes_of_the_local_path_and_repairs_them(tmp_path: Path,
         ("notes", "text-a"): (40, 40),
         ("notes", "text-b"): (40, 40),
         ("tiles", "image-a"): (44, 44),
+        ("tiles", "image-tokens"): (44, 44),
     }
+    assert EmbeddingDataset(out / "tiles" / "image-tokens").token_embeddings([0])[0].shape == (1, 3, 12)
     tiles = EmbeddingDataset(out / "tiles" / "image-a")
     assert tiles.manifest.rejected_by_reason == {"image cannot be decoded": 1}
 
@@ -72,6 +78,7 @@ def test_ray_writes_the_bytes_of_the_local_path_and_repairs_them(tmp_path: Path,
     assert [args for args in progress if args[1] != "text-a"] == [
         ("notes", "text-b", 40, 40),
         ("tiles", "image-a", 44, 44),
+        ("tiles", "image-tokens", 44, 44),
     ]
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.config.schema import EncoderConfig, ExperimentConfig, SignalKind
+from pipeline.config.schema import EncoderConfig, ExperimentConfig, SignalKind, TokensConfig
 from pipeline.encoders import huggingface
 from pipeline.shards import FileEntry, Manifest, extraction, plan
-from pipeline.shards.format import FORMAT_VERSION, ShardRecord, StorageDtype, shard_table
+from pipeline.shards.format import FORMAT_VERSION, ShardRecord, StorageDtype, TokenRows, shard_table
 from pipeline.shards.manifest import REJECTED_FILE, EncoderRecord, save_manifest
 from pipeline.shards.writer import Shard, write_shard
 from pipeline.signal import Signal
@@ -75,17 +75,32 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
+def token_rows(tokens: Sequence[npt.NDArray[np.floating]], start: int, count: int) -> TokenRows:
+    """The tokens of some rows that follow one another."""
+    chosen = tokens[start : start + count]
+    return TokenRows(
+        tokens_ME=np.concatenate([np.empty((0, 7)), *chosen]),
+        counts_N=np.array([len(found) for found in chosen], dtype=np.int64),
+    )
+
+
 def write_dataset(
-    directory: Path, shards: list[list[dict[str, Any]]], dtype: StorageDtype, seed: int, *, width: int = 7
+    directory: Path,
+    shards: list[list[dict[str, Any]]],
+    dtype: StorageDtype,
+    seed: int,
+    *,
+    width: int = 7,
+    tokens: Sequence[npt.NDArray[np.floating]] | None = None,
 ) -> list[Shard]:
-    """A dataset of drawn rows; embeddings are drawn from `seed`."""
+    """A dataset of drawn rows; embeddings are drawn from `seed`, or each row has the given tokens."""
     rng = np.random.default_rng(seed)
     written, row = [], 0
     for index, rows in enumerate(shards):
         table = shard_table(
             ids=[f"id {row + offset}" for offset in range(len(rows))],
             captions=[item["captions"] for item in rows],
-            embeddings_NE=rng.normal(size=(len(rows), width)),
+            embeddings_NE=rng.normal(size=(len(rows), width)) if tokens is None else token_rows(tokens, row, len(rows)),
             text_embeddings_NW=rng.normal(size=(len(rows), 3)),
             splits=[item["split"] for item in rows],
             attributes=[item["attributes"] for item in rows],
@@ -101,15 +116,16 @@ def write_dataset(
     for shard in written:
         for split, count in shard.splits.items():
             splits[split] = splits.get(split, 0) + count
-    encoder = EncoderRecord(name="e", id="e", revision=None, fingerprint="f", width=width)
+    text_encoder = EncoderRecord(name="e", id="e", revision=None, fingerprint="f", width=3)
+    limit = None if tokens is None else TokensConfig(count=5)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         dataset="d",
         kind="text",
         content_key="k",
         source_fingerprint="s",
-        encoder=encoder,
-        text_encoder=replace(encoder, width=3),
+        encoder=replace(text_encoder, width=width, tokens=limit),
+        text_encoder=text_encoder,
         dtype=dtype,
         rows=row,
         splits=splits,
