@@ -167,6 +167,25 @@ def test_text_is_not_the_captions_of_the_samples(suite_root: Path) -> None:
     assert not np.isin(list(text), list(captions)).any()
 
 
+_CLIPS = """
+import hashlib
+from pipeline.data.miniature.modalities import MODALITIES
+
+clips = b"".join(MODALITIES["video"].make(977, index).payload for index in range(40))
+print(hashlib.sha256(clips).hexdigest())
+"""
+
+
+def test_clips_are_the_same_bytes_in_every_process(root: Path) -> None:
+    """Uninitialised memory differs between processes, hence three of them."""
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    runs = [
+        subprocess.run([sys.executable, "-c", _CLIPS], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(3)
+    ]
+    assert len({run.stdout for run in runs}) == 1
+
+
 _GENERATE = """
 import signal
 import sys
