@@ -22,13 +22,18 @@ def in_processes(
     """Run `function` on every item, `processes` at a time; both must be picklable."""
     # Fresh interpreters: a fork of a process that already runs threads (torch, Arrow) can hang.
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(processes, len(items)), mp_context=context, initializer=_end_with_parent)
     try:
         futures = {pool.submit(function, item): item for item in items}
         for future in as_completed(futures):
             yield futures[future], future.result()
+    except BaseException:
+        # An interrupted job waits neither for the pieces in work nor (as `with` would) for all that were planned.
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.terminate()
+        raise
     finally:
-        # An interrupted job waits for the pieces in work, not (as `with` would) for all that were planned.
         pool.shutdown(cancel_futures=True)
 
 
