@@ -19,7 +19,7 @@ PROBE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ui clean
+.PHONY: help setup demo test chaos lint ui clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ demo: $(STAMP) ## Raw signals to captions: the whole pipeline on the miniature s
 test: $(STAMP) ## Unit, contract, golden and integration tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup -q --durations 5 \
 		$(TESTS) $(PYTEST_ARGS)
+
+chaos: $(STAMP) ## Kill extractions at random moments: minutes, so `make test` leaves it out
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m chaos tests/integration $(PYTEST_ARGS)
 
 lint: $(STAMP) ## Style, format, types and layers
 	@$(BIN)/ruff check .

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline.config.fingerprint import file_sha256
 from pipeline.shards.format import ShardRecord, parse_shard_name, record_of, shard_name, with_record
-from pipeline.shards.manifest import FileEntry
+from pipeline.shards.manifest import MANIFEST_FILE, FileEntry
 
 _TEMPORARY = ".shard-"
 
@@ -114,6 +114,7 @@ def _undamaged(path: Path) -> Shard | None:
 def remove_strays(directory: Path, keep: Iterable[str]) -> None:
     """Delete shards of an earlier content and what a killed writer left; `keep` are the names in the manifest."""
     kept = set(keep)
-    for path in [*directory.glob("shard-*.arrow"), *directory.glob(f"{_TEMPORARY}*.tmp")]:
-        if path.name not in kept:
-            path.unlink(missing_ok=True)
+    for pattern in ("shard-*.arrow", f"{_TEMPORARY}*.tmp", f".{MANIFEST_FILE}.*.tmp"):
+        for path in directory.glob(pattern):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
