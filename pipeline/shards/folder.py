@@ -155,6 +155,8 @@ def file_problem(path: Path, entry: FileEntry, *, hashed: bool) -> str | None:
     """What is wrong with a file that `entry` describes: None, or the end of a sentence."""
     if not path.is_file():
         return "is missing"
+    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+        return "is a link to a file outside its folder"
     size = path.stat().st_size
     if size != entry.bytes:
         return f"has {size} bytes instead of {entry.bytes}"

@@ -96,7 +96,7 @@ def finished_shards(directory: Path, wanted: Mapping[int, ShardRecord]) -> dict[
 
 def _undamaged(path: Path) -> Shard | None:
     parsed = parse_shard_name(path.name)
-    if parsed is None:
+    if parsed is None or path.is_symlink():  # readers refuse links that lead elsewhere
         return None
     index, digest = parsed
     sha256 = file_sha256(path)
