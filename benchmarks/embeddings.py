@@ -25,7 +25,7 @@ def main() -> None:
     args = _arguments()
     # Numeric libraries read it when they are imported, hence no such import above.
     os.environ.update(dict.fromkeys(_PINNED, str(args.threads)))
-    os.environ.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"})
+    os.environ.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"})
     figures: dict[str, Any] = {"settings": {key: str(value) for key, value in vars(args).items()}}
     with tempfile.TemporaryDirectory(prefix="semi-benchmark-", dir=args.folder) as folder:
         for part in args.parts:
