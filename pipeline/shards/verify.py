@@ -76,11 +76,11 @@ def _table_problems(table: pa.Table, seen: set[str], last_source_row: int) -> It
     if nulls:
         yield f"lacks values of column {nulls[0]!r}"
         return
-    ids = table["id"].to_pylist()
-    repeated = len(ids) - len(seen.union(ids)) + len(seen)
+    before = len(seen)
+    seen.update(table["id"].to_pylist())
+    repeated = before + table.num_rows - len(seen)
     if repeated:
         yield f"holds {repeated} ids that occurred before"
-    seen.update(ids)
     if (np.diff(table["source_row"].to_numpy(), prepend=last_source_row) <= 0).any():
         yield "holds rows that are not in the order of their source (source_row does not ascend)"
     for column in ("embedding", "text_embedding"):

@@ -235,10 +235,12 @@ def test_a_killed_driver_costs_only_what_was_not_finished(reference: Reference, 
         driver = project.start(name)
     driver.kill()
     reference.killed.append("driver")
-    driver.wait_until_gone()
+    if kill % 2:  # else the rerun begins beside what Ray has not ended yet
+        driver.wait_until_gone()
     before = project.stamps(name)
 
     project.finish(project.start(name), name)
+    driver.wait_until_gone()
     after = project.stamps(name)
     assert {shard: after.get(shard) for shard in before} == before
     reference.reused.append(len(before))
