@@ -41,15 +41,20 @@ class Shard:
 
 
 def write_shard(directory: Path, index: int, rows: pa.Table, record: ShardRecord) -> Shard:
-    """Write shard `index` of the dataset in `directory`; equal rows and records give equal bytes."""
+    """Write shard `index` of the dataset in `directory`; equal rows and records give equal bytes.
+
+    A file that holds them already stays as it is: a task that is tried again may find the work of its first trial.
+    """
     table = with_record(rows.combine_chunks(), record)  # one record batch: readers address it without copying
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as stream:
         stream.write_table(table)
     content = sink.getvalue()
-    name = shard_name(index, hashlib.sha256(content).hexdigest())
-    write_bytes_atomic(directory / name, content)
-    return _shard(index, table, record, file_entry(name, table.num_rows, content))
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = directory / shard_name(index, sha256)
+    if path.is_symlink() or not path.is_file() or file_sha256(path) != sha256:
+        write_bytes_atomic(path, content)
+    return _shard(index, table, record, file_entry(path.name, table.num_rows, content))
 
 
 def file_entry(name: str, rows: int, content: pa.Buffer) -> FileEntry:
