@@ -2,8 +2,8 @@
 
 Minutes long, hence only by `make chaos`.  Ten runs lose their driver to SIGKILL and are started once more; ten lose an
 encoder actor and must end well by themselves.  Moments are drawn one from each tenth of what the run took when it was
-left alone: every other driver's of the whole run, the others' of the time in which shards appear, an actor's of the time
-in which there are any.
+left alone: every other driver's of the whole run, the others' of the time in which shards appear, an actor's of the
+time in which there are any.
 """
 
 from __future__ import annotations
