@@ -19,7 +19,7 @@ PROBE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test suite lint ui clean
+.PHONY: help setup demo test suite chaos lint ui clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: $(STAMP) ## Unit, contract, golden and integration tests
 
 suite: $(STAMP) ## Whether the miniature suite is a benchmark (minutes; after a change of its data or models)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q -m suite tests/integration/test_miniature_suite.py $(PYTEST_ARGS)
+
+chaos: $(STAMP) ## Kill extractions at random moments: minutes, so `make test` leaves it out
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m chaos tests/integration $(PYTEST_ARGS)
 
 lint: $(STAMP) ## Style, format, types and layers
 	@$(BIN)/ruff check .

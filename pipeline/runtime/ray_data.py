@@ -54,10 +54,12 @@ def extract(
     if config.runtime.engine == "local":
         return extract_locally(config, root, out_dir, on_progress=on_progress)
     extraction = Extraction(config, root, out_dir, on_progress)
+    attempts = out_dir / _ATTEMPTS_FOLDER
+    shutil.rmtree(attempts, ignore_errors=True)  # of a killed run, which may have left no task
     if extraction.tasks:
         plans = tuple(replace(plan, specs=()) for plan in extraction.plans)  # a task carries its own
         device = "cuda" if config.extract.gpus_per_actor else "cpu"
-        work = _Work(config=config, root=root, plans=plans, device=device, attempts=out_dir / _ATTEMPTS_FOLDER)
+        work = _Work(config=config, root=root, plans=plans, device=device, attempts=attempts)
         with (
             ray_session(config.runtime, root=project_root(), verbose=verbose) as session,
             _attempts_folder(work.attempts),
@@ -182,7 +184,6 @@ def _builder(work: _Work) -> ShardBuilder:
 
 @contextmanager
 def _attempts_folder(folder: Path) -> Iterator[None]:
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
         yield

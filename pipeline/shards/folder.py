@@ -14,7 +14,7 @@ import os
 import tempfile
 from pathlib import Path
 from typing import BinaryIO, Protocol
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pyarrow import fs
 
@@ -43,6 +43,22 @@ def open_folder(location: Path | str, cache: Path | None = None) -> Folder:
     if isinstance(location, str) and "://" in location:
         return RemoteFolder(location, cache or default_cache())
     return LocalFolder(Path(location))
+
+
+def remote_datasets(uri: str) -> list[str]:
+    """Names, relative to a URI, of the datasets at or below it, in order; "" is the URI itself."""
+    names = RemoteFolder(uri, default_cache()).datasets()
+    outside = [name for name in names if ".." in name.split("/")]  # any text is a valid key of a bucket
+    if outside:
+        raise ValueError(f"{_public(uri)} holds a dataset named {outside[0]!r}, which leads elsewhere: rename it")
+    return names
+
+
+def uri_below(uri: str, relative: str) -> str:
+    """The URI of a folder below that of `uri`; its query, such as a region, is kept."""
+    parts = urlsplit(uri)
+    path = "/".join(filter(None, (parts.path.rstrip("/"), quote(relative))))
+    return urlunsplit(parts._replace(path=path))
 
 
 def default_cache() -> Path:
@@ -107,6 +123,18 @@ class RemoteFolder:
             raise ValueError(f"{self.name}/{MANIFEST_FILE} cannot be read: {_line(error)}") from error
         return parse_manifest(content, f"{self.name}/{MANIFEST_FILE}")
 
+    def datasets(self) -> list[str]:
+        """Names of the folders at or below this one that hold a manifest."""
+        try:
+            if self._files.get_file_info(f"{self._path}/{MANIFEST_FILE}").is_file:
+                return [""]  # no dataset lies in another, and a bucket may be large
+            below = self._files.get_file_info(fs.FileSelector(self._path, recursive=True))
+        except OSError as error:
+            raise ValueError(f"{self.name} cannot be listed: {_line(error)}") from error
+        suffix = f"/{MANIFEST_FILE}"
+        found = (info.path.removeprefix(f"{self._path}/") for info in below if info.path.endswith(suffix))
+        return sorted(path.removesuffix(suffix) for path in found)
+
     def file(self, entry: FileEntry, *, hashed: bool) -> Path:
         """The file in the cache; fetched where it is missing there, or no longer whole."""
         path = self._cache / f"{entry.sha256}.arrow"
@@ -155,6 +183,8 @@ def file_problem(path: Path, entry: FileEntry, *, hashed: bool) -> str | None:
     """What is wrong with a file that `entry` describes: None, or the end of a sentence."""
     if not path.is_file():
         return "is missing"
+    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+        return "is a link to a file outside its folder"
     size = path.stat().st_size
     if size != entry.bytes:
         return f"has {size} bytes instead of {entry.bytes}"

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline.config.fingerprint import file_sha256
 from pipeline.shards.format import ShardRecord, parse_shard_name, record_of, shard_name, vector_width, with_record
-from pipeline.shards.manifest import FileEntry
+from pipeline.shards.manifest import MANIFEST_FILE, FileEntry
 
 _TEMPORARY = ".shard-"
 
@@ -41,15 +41,20 @@ class Shard:
 
 
 def write_shard(directory: Path, index: int, rows: pa.Table, record: ShardRecord) -> Shard:
-    """Write shard `index` of the dataset in `directory`; equal rows and records give equal bytes."""
+    """Write shard `index` of the dataset in `directory`; equal rows and records give equal bytes.
+
+    A file that holds them already stays as it is: a task that is tried again may find the work of its first trial.
+    """
     table = with_record(rows.combine_chunks(), record)  # one record batch: readers address it without copying
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as stream:
         stream.write_table(table)
     content = sink.getvalue()
-    name = shard_name(index, hashlib.sha256(content).hexdigest())
-    write_bytes_atomic(directory / name, content)
-    return _shard(index, table, record, file_entry(name, table.num_rows, content))
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = directory / shard_name(index, sha256)
+    if path.is_symlink() or not path.is_file() or file_sha256(path) != sha256:
+        write_bytes_atomic(path, content)
+    return _shard(index, table, record, file_entry(path.name, table.num_rows, content))
 
 
 def file_entry(name: str, rows: int, content: pa.Buffer) -> FileEntry:
@@ -96,7 +101,7 @@ def finished_shards(directory: Path, wanted: Mapping[int, ShardRecord]) -> dict[
 
 def _undamaged(path: Path) -> Shard | None:
     parsed = parse_shard_name(path.name)
-    if parsed is None:
+    if parsed is None or path.is_symlink():  # readers refuse links that lead elsewhere
         return None
     index, digest = parsed
     sha256 = file_sha256(path)
@@ -114,6 +119,7 @@ def _undamaged(path: Path) -> Shard | None:
 def remove_strays(directory: Path, keep: Iterable[str]) -> None:
     """Delete shards of an earlier content and what a killed writer left; `keep` are the names in the manifest."""
     kept = set(keep)
-    for path in [*directory.glob("shard-*.arrow"), *directory.glob(f"{_TEMPORARY}*.tmp")]:
-        if path.name not in kept:
-            path.unlink(missing_ok=True)
+    for pattern in ("shard-*.arrow", f"{_TEMPORARY}*.tmp", f".{MANIFEST_FILE}.*.tmp"):
+        for path in directory.glob(pattern):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)

@@ -49,7 +49,8 @@ def test_jobs_import_in_moments(root: Path) -> None:
     """`--help`, a wrong key and a finished stage must not wait for what only the work needs."""
     heavy = {"torch", "transformers", "ray", "mlflow", "matplotlib", "rdkit", "scipy"}
     # `demo` imports the jobs of all stages.
-    code = f"import sys, jobs.demo, jobs.ui, jobs.verify_shards; print(sorted({heavy} & sys.modules.keys()))"
+    jobs = "jobs.demo, jobs.ui, jobs.verify_shards, jobs.inspect_shards, jobs.export_parquet"
+    code = f"import sys, {jobs}; print(sorted({heavy} & sys.modules.keys()))"
     result = run(code, root)
     assert result.stdout == "[]\n", result.stderr
 

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-COMMANDS = ("setup", "demo", "test", "suite", "lint", "ui", "clean")
+COMMANDS = ("setup", "demo", "test", "suite", "chaos", "lint", "ui", "clean")
 
 
 def make(folder: Path, *arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -41,7 +41,7 @@ def pretend_installed(clone: Path) -> Path:
     return stamp
 
 
-@pytest.mark.parametrize("command", ["setup", "demo", "test", "lint", "ui"])
+@pytest.mark.parametrize("command", ["setup", "demo", "test", "chaos", "lint", "ui"])
 def test_a_second_run_installs_nothing(command: str, clone: Path) -> None:
     assert "pip install" in make(clone, "-n", command).stdout
     pretend_installed(clone)

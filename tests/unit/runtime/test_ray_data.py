@@ -11,7 +11,7 @@ import pytest
 from pipeline.runtime import ray_data
 from pipeline.runtime.ray_data import MAX_ATTEMPTS, _attempt, _check_size, _Work
 from pipeline.shards.build import ShardSpec
-from pipeline.shards.extraction import ShardTask
+from pipeline.shards.extraction import ShardTask, extract_locally
 from pipeline.shards.plan import plan_datasets
 from tests.tiny_project import note_rows, save_text_model, tiny_config
 
@@ -90,3 +90,17 @@ def test_without_ray_the_local_path_is_taken(work: _Work, tmp_path: Path) -> Non
     config = replace(work.config, runtime=replace(work.config.runtime, engine="local"))
     manifests = ray_data.extract(config, tmp_path, tmp_path / "out", on_progress=lambda *_: None)
     assert [manifest.rows for manifest in manifests.values()] == [40, 40]
+
+
+def test_what_a_killed_run_left_is_removed_where_no_shard_is_missing(work: _Work, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifests = extract_locally(work.config, tmp_path, out, on_progress=lambda *_: None)
+    before = {path for path in out.rglob("*") if path.is_file()}
+    (out / ".attempts").mkdir()
+    (out / ".attempts" / "encode-0-3").touch()
+    (out / "notes" / "text-a" / ".shard-x1.tmp").touch()
+    (out / "notes" / "text-b" / ".manifest.json.x1.tmp").touch()
+    assert work.config.runtime.engine != "local"
+    assert ray_data.extract(work.config, tmp_path, out, on_progress=lambda *_: None) == manifests
+    assert {path for path in out.rglob("*") if path.is_file()} == before
+    assert not (out / ".attempts").exists()

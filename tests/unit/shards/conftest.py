@@ -52,6 +52,11 @@ class HashEncoder:
 @pytest.fixture
 def hash_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Extraction without models on disk."""
+    use_hash_encoders(monkeypatch)
+
+
+def use_hash_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every encoder is a `HashEncoder` for as long as the patch holds."""
 
     def load(config: EncoderConfig, kind: SignalKind, root: Path, device: str = "cpu") -> HashEncoder:
         return HashEncoder(config.name, WIDTHS[config.name])

@@ -127,6 +127,19 @@ def test_a_finished_shard_is_known_by_its_record(directory: Path) -> None:
     assert (found[0].width, found[0].text_width) == (7, 3)
 
 
+def test_a_shard_that_is_there_is_not_written_again(directory: Path) -> None:
+    path = sorted(directory.glob("shard-*.arrow"))[1]
+    content, before = path.read_bytes(), path.stat()
+    table = EmbeddingDataset(directory).table(1)
+    record = record_of(table.schema)
+    assert record is not None
+    assert write_shard(directory, 1, table, record).entry.name == path.name
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    path.write_bytes(content[:-1])
+    write_shard(directory, 1, table, record)
+    assert path.read_bytes() == content
+
+
 def test_the_record_carries_the_rejected_rows(directory: Path) -> None:
     rejected = (RejectedRow.of(3, id="x", source="t.csv:3", detail="image cannot be decoded: bad 'x' at 0x7f00aa11"),)
     table = EmbeddingDataset(directory).table(2)

@@ -1,0 +1,302 @@
+"""Extraction that is killed at twenty random moments ends, after a rerun, in the bytes of a run that was left alone.
+
+Minutes long, hence only by `make chaos`.  Ten runs lose their driver to SIGKILL and are started once more; ten lose an
+encoder actor and must end well by themselves.  Moments are drawn one from each tenth of what the run took when it was
+left alone: every other driver's of the whole run, the others' of the time in which shards appear, an actor's of the
+time in which there are any.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.config.artifacts import STAGE_FILE
+from pipeline.config.load import to_yaml
+from pipeline.config.schema import ExperimentConfig, TrackingConfig
+from pipeline.runtime.session import TEMP_PREFIX
+from pipeline.shards import find_datasets, load_manifest, verify_dataset
+from tests.tiny_project import encoder, note_rows, save_text_model, tiny_config
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+ROOT = Path(__file__).resolve().parents[2]
+SEED = 20250904
+ROWS = 8192
+ROWS_PER_SHARD = 256
+KILLS = 10
+RUN_LIMIT_S = 600.0
+# Two of Ray's agents outlive a killed driver by a minute; its workers do not.
+GONE_LIMIT_S = 90.0
+POLL_S = 0.1
+MARKER = "SEMI_CHAOS_TEST"
+
+Stamps = dict[str, tuple[int, int]]  # inode and time of change of a file, by name
+
+
+@dataclass(kw_only=True)
+class Driver:
+    """One `python -m jobs.extract_embeddings`, and every process that came from it."""
+
+    process: psutil.Popen
+    family: set[psutil.Process] = field(default_factory=set)
+    began: float = field(default_factory=time.monotonic)
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def wait(self, until_s: float = RUN_LIMIT_S, *, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Watch until the process ends (True), `stop` holds, or the clock shows `until_s` since its start."""
+        while self.process.poll() is None:
+            remaining = until_s - self.seconds()
+            if remaining <= 0 or stop():
+                return False
+            self.family.update(_children(self.process))
+            time.sleep(min(POLL_S, remaining))
+        return True
+
+    def actors(self) -> list[psutil.Process]:
+        """Living encoder actors: Ray gives a worker process the title of what it runs."""
+        return sorted((child for child in _children(self.process) if "_Encoder" in _title(child)), key=lambda p: p.pid)
+
+    def kill(self) -> None:
+        self.family.update(_children(self.process))
+        self.process.kill()
+        self.process.wait()
+
+    def wait_until_gone(self) -> None:
+        """Nothing of the run may outlive it for long."""
+        limit = time.monotonic() + GONE_LIMIT_S
+        while left := [child for child in self.family if _lives(child)]:
+            assert time.monotonic() < limit, f"outlived their driver: {[_title(child) for child in left]}"
+            time.sleep(POLL_S)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@dataclass(kw_only=True)
+class Project:
+    """Sources and models in a folder, and how to run the extraction on them."""
+
+    folder: Path
+    config: ExperimentConfig
+    drivers: list[Driver] = field(default_factory=list)
+
+    def start(self, name: str) -> Driver:
+        """A driver whose outputs go to `<folder>/runs/<name>`."""
+        file = self.folder / f"{name}.yaml"
+        file.write_text(to_yaml(replace(self.config, name=name)), encoding="utf-8")
+        command = [sys.executable, "-m", "jobs.extract_embeddings", "--config", str(file)]
+        environment = {**os.environ, MARKER: str(self.folder)}
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = psutil.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        self.drivers.append(Driver(process=process))
+        return self.drivers[-1]
+
+    def finish(self, driver: Driver, name: str) -> None:
+        """Wait for exit code 0, and for the processes of the run to go."""
+        assert driver.wait(), f"no end after {RUN_LIMIT_S} s"
+        assert driver.process.returncode == 0, (self.folder / f"{name}.log").read_text()
+        driver.wait_until_gone()
+
+    def embeddings(self, name: str) -> Path:
+        return self.folder / "runs" / name / "embeddings"
+
+    def contents(self, name: str) -> dict[str, bytes]:
+        """Every file of the datasets, hidden ones too; the stage's record tells seconds, which differ."""
+        folder = self.embeddings(name)
+        files = (path for path in folder.rglob("*") if path.is_file() and path.name != STAGE_FILE)
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+    def stamps(self, name: str) -> Stamps:
+        """Of the shards that are finished."""
+        folder = self.embeddings(name)
+        stats = {path: path.stat() for path in folder.glob("*/*/shard-*.arrow")}
+        return {str(path.relative_to(folder)): (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}
+
+    def end(self) -> None:
+        """Leave nothing behind, whatever failed."""
+        for driver in self.drivers:
+            for process in (driver.process, *driver.family):
+                if _lives(process):
+                    process.kill()
+
+
+@dataclass(kw_only=True)
+class Reference:
+    """The run that was left alone, and what became of the others."""
+
+    project: Project
+    contents: dict[str, bytes]
+    seconds: float
+    actors_s: tuple[float, float]
+    """When the first encoder actor was seen, and when the last one."""
+    shards_s: float
+    """From the first shard to the last one."""
+    reused: list[int] = field(default_factory=list)
+    killed: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+    began = time.monotonic()
+    folder = tmp_path_factory.mktemp("chaos")
+    project = Project(folder=folder, config=_config(folder))
+    try:
+        reference = _left_alone(project)
+        yield reference
+    finally:
+        project.end()
+    print(
+        f"\nchaos: {ROWS} rows, {len(reference.contents)} files; {reference.killed.count('driver')} drivers and "
+        f"{reference.killed.count('actor')} actors killed; shards reused after a driver's death: "
+        f"{sum(reference.reused)} ({', '.join(map(str, reference.reused))}); left alone {reference.seconds:.0f} s, "
+        f"all {time.monotonic() - began:.0f} s"
+    )
+
+
+def _config(folder: Path) -> ExperimentConfig:
+    rows = note_rows(ROWS)
+    for row in (5, 4000, 8000):
+        rows[row]["caption"] = " "
+    config = tiny_config(folder, notes=rows, rows_per_shard=ROWS_PER_SHARD)
+    (notes,) = config.datasets
+    encoders = []
+    for position, name in enumerate(("text-a", "text-b")):
+        # Wide, and in small batches: extraction itself must last long enough to be hit.
+        save_text_model(folder / "models" / name, width=384, seed=position)
+        encoders.append(replace(encoder(name), path=str(folder / "models" / name), batch_size=4))
+    source = replace(notes.source, path=str(folder / notes.source.path))
+    return replace(
+        config,
+        runs_dir=str(folder / "runs"),
+        datasets=(replace(notes, source=source, encoders=tuple(encoders)),),
+        text_encoder=encoders[0],
+        extract=replace(config.extract, actors=2),
+        tracking=TrackingConfig(enabled=False),
+    )
+
+
+def _left_alone(project: Project) -> Reference:
+    driver = project.start("alone")
+    assert not driver.wait(stop=lambda: bool(driver.actors())), "ended without an encoder actor"
+    first = driver.seconds()
+    driver.wait(stop=lambda: not driver.actors())
+    last = driver.seconds()
+    assert driver.wait()
+    seconds = driver.seconds()
+    project.finish(driver, "alone")
+    datasets = find_datasets(project.embeddings("alone"))
+    assert [load_manifest(dataset).rows for dataset in datasets] == [ROWS - 3] * 2
+    assert [len(load_manifest(dataset).shards) for dataset in datasets] == [ROWS // ROWS_PER_SHARD] * 2
+    finished = [changed_ns for _, changed_ns in project.stamps("alone").values()]
+    return Reference(
+        project=project,
+        contents=project.contents("alone"),
+        seconds=seconds,
+        actors_s=(first, last),
+        shards_s=(max(finished) - min(finished)) / 1e9,
+    )
+
+
+def _moment(stream: str, kill: int) -> float:
+    """A fraction of the run's time, from the `kill`-th tenth of it."""
+    return (kill + random.Random(f"{SEED} {stream} {kill}").random()) / KILLS
+
+
+@pytest.mark.parametrize("kill", range(KILLS))
+def test_a_killed_driver_costs_only_what_was_not_finished(reference: Reference, kill: int) -> None:
+    project, name = reference.project, f"driver-{kill}"
+    among_shards = bool(kill % 2)
+    moment = _moment("driver", kill) * (reference.shards_s if among_shards else reference.seconds)
+    while True:
+        driver = project.start(name)
+        if among_shards:
+            driver.wait(stop=lambda name=name: bool(project.stamps(name)))
+        if not driver.wait(moment + (driver.seconds() if among_shards else 0.0)):
+            break
+        project.finish(driver, name)  # this machine was faster than before: earlier, in a fresh folder
+        moment, name = 0.8 * moment, f"{name}-again"
+    driver.kill()
+    reference.killed.append("driver")
+    if not among_shards:  # else the rerun begins beside what Ray has not ended yet
+        driver.wait_until_gone()
+    before = project.stamps(name)
+
+    project.finish(project.start(name), name)
+    driver.wait_until_gone()
+    after = project.stamps(name)
+    assert {shard: after.get(shard) for shard in before} == before
+    assert before or not among_shards
+    reference.reused.append(len(before))
+    assert project.contents(name) == reference.contents
+
+
+@pytest.mark.parametrize("kill", range(KILLS))
+def test_a_killed_actor_costs_nothing(reference: Reference, kill: int) -> None:
+    project, name = reference.project, f"actor-{kill}"
+    first, last = reference.actors_s
+    offset = _moment("actor", kill) * (last - first)
+    while True:
+        driver = project.start(name)
+        assert not driver.wait(stop=lambda driver=driver: bool(driver.actors()))
+        driver.wait(driver.seconds() + offset)
+        if actors := driver.actors():
+            break
+        project.finish(driver, name)  # this machine was faster than before: earlier, in a fresh folder
+        offset, name = 0.8 * offset, f"{name}-again"
+    victim = random.Random(f"{SEED} victim {kill}").choice(actors)
+    victim.kill()
+    before = project.stamps(name)
+    reference.killed.append("actor")
+    project.finish(driver, name)
+    after = project.stamps(name)
+    assert {shard: after.get(shard) for shard in before} == before
+    assert project.contents(name) == reference.contents
+
+
+def test_nothing_is_left_over(reference: Reference) -> None:
+    project = reference.project
+    assert reference.killed == ["driver"] * KILLS + ["actor"] * KILLS
+    assert sum(reference.reused) > 0
+    for run in sorted((project.folder / "runs").iterdir()):
+        assert [verify_dataset(dataset) for dataset in find_datasets(run)] == [[], []]
+        assert not [path for path in run.rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".")]
+    pids = {str(driver.process.pid) for driver in project.drivers}
+    assert not [path for path in Path("/tmp").glob(f"{TEMP_PREFIX}*") if path.name.split("-")[2] in pids]
+    assert not [process for process in psutil.process_iter() if _of_this_test(process, project.folder)]
+
+
+def _of_this_test(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.environ().get(MARKER) == str(folder) and _lives(process)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
