@@ -10,15 +10,18 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
+
+from pipeline.config.source import STRICT as STRICT
+from pipeline.config.source import SourceConfig as SourceConfig
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Dtype = Literal["float32", "bfloat16", "float16"]
-SignalKind = Literal["image", "audio", "video", "series", "molecule", "text"]
+SignalKind = Literal["image", "audio", "video", "series", "molecule", "text", "vector"]
 HypernetKind = Literal["attention", "equivariant"]
 MethodName = Literal[
     "semi",
@@ -31,31 +34,6 @@ MethodName = Literal[
     "constant",
 ]
 
-STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-"""Rules of every section: no unknown keys, no infinities."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class SourceConfig:
-    """Where raw samples lie and which of their fields mean what."""
-
-    kind: Literal["parquet", "jsonl", "csv"]
-    """Format of the table that lists the samples."""
-    path: str
-    """The table: a local path, relative to the project's root."""
-    id_field: str = "id"
-    """Column with a unique string per sample."""
-    caption_field: str = "caption"
-    """Column with a caption, or with a list of captions."""
-    payload_field: str = "file"
-    """Column with the signal itself or the path of its file."""
-    payload: Literal["path", "bytes", "inline"] = "path"
-    """`path`: relative to the table's folder; `bytes`: an encoded file in the cell; `inline`: the text in the cell."""
-    split_field: str = "split"
-    """Column with the split's name; a table without it is all `train`."""
-    attribute_fields: tuple[str, ...] = ()
-    """Columns carried into the shards and scored by exact attribute accuracy."""
-
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class EncoderConfig:
@@ -64,7 +42,8 @@ class EncoderConfig:
     name: Name
     """Short name, used in paths and reports."""
     path: str
-    """Hugging Face id, local folder (relative to the project's root), or `module:Class` in a file below that root."""
+    """Hugging Face id, local folder (relative to the project's root), `module:Class` in a file below that root, or
+    `precomputed`: the vectors of a dataset of kind `vector` as they are (needs `width`)."""
     revision: str | None = None
     """Commit of the hub repository; the one in use is recorded in the manifest."""
     dtype: Dtype = "float32"
@@ -92,7 +71,7 @@ class DatasetConfig:
     name: Name
     """Name of the modality."""
     kind: SignalKind
-    """How the raw bytes are decoded."""
+    """How the raw bytes are decoded; `vector`: ready embeddings, from a source of kind `embeddings`."""
     role: Literal["train", "held_out", "text"]
     """`train`: meta-training; `held_out`: integration and evaluation only; `text`: unpaired text as a modality."""
     source: SourceConfig
@@ -103,6 +82,15 @@ class DatasetConfig:
     """Frozen encoders; each one makes an embedding dataset of its own."""
     instruction: str = "describe the input"
     """Instruction whose text embedding conditions the hypernetwork."""
+
+    @model_validator(mode="after")
+    def _vectors_are_ready(self) -> DatasetConfig:
+        if (self.kind == "vector") != (self.source.kind == "embeddings"):
+            raise ValueError(
+                f"kind is {self.kind!r} and source.kind is {self.source.kind!r}: 'vector' and 'embeddings' "
+                f"need each other"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
