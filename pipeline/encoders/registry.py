@@ -43,8 +43,8 @@ def check_settings(config: EncoderConfig, kind: SignalKind) -> None:
     """Refuse settings that would have no effect on signals of `kind`."""
     if (config.path == precomputed.PATH) != (kind == "vector"):
         raise ValueError(
-            f"encoder {config.name!r}: its path is {config.path!r}, but its signals are of kind {kind}: vectors go with "
-            f"{precomputed.PATH!r}, all other signals with a model"
+            f"encoder {config.name!r}: its path is {config.path!r}, but its signals are of kind {kind}: vectors go "
+            f"with {precomputed.PATH!r}, all other signals with a model"
         )
     if config.path == precomputed.PATH:
         precomputed.check_settings(config)

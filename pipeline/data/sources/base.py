@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from pipeline.data.sample import BadRow, Sample
 
 DEFAULT_SPLIT = "train"
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_WORD_END = re.compile(r"[-_.]")
 # Fields that came after the first fingerprints: they count where they are used, so that all others stay what they were.
 _LATER_FIELDS = ("name", "revision")
 
@@ -88,13 +90,10 @@ def default_of(field: str) -> str:
     return str(defaults[field])
 
 
-def split_of(folders_and_stem: Sequence[str]) -> str | None:
-    """The split that a file's place tells: its first folder, or the beginning of its name as in `val-00012`."""
-    for part in folders_and_stem:
-        head = part.replace("_", "-").replace(".", "-").partition("-")[0]
-        if head in _SPLITS:
-            return _SPLITS[head]
-    return None
+def split_of(name: str, folders: Sequence[str] = ()) -> str | None:
+    """The split that a file's place tells: the beginning of its name, as in `val-00012`, or a folder of that name."""
+    head = _WORD_END.split(name, maxsplit=1)[0]
+    return next((_SPLITS[word] for word in (head, *folders) if word in _SPLITS), None)
 
 
 def split_of_folder(folder: str) -> str:

@@ -163,11 +163,11 @@ def _split_of_parquet(name: str) -> str:
     *folders, base = name.removesuffix(".parquet").split("/")
     shard = _SHARD_NAME.fullmatch(base)
     if shard is not None:
-        return split_of([shard["split"]]) or shard["split"]
+        return split_of(shard["split"]) or shard["split"]
     if base.isdigit() and folders:
         own = folders[-1].removeprefix("partial-")
-        return split_of([own]) or own
-    return split_of([base, *reversed(folders)]) or DEFAULT_SPLIT
+        return split_of(own) or own
+    return split_of(base, folders[::-1]) or DEFAULT_SPLIT
 
 
 def _configuration(name: str) -> str:
@@ -175,7 +175,7 @@ def _configuration(name: str) -> str:
     first, *inner = name.split("/")
     if not inner:
         return ""
-    names_split = len(inner) == 1 and (inner[0].removesuffix(".parquet").isdigit() or split_of([first]) is not None)
+    names_split = len(inner) == 1 and (inner[0].removesuffix(".parquet").isdigit() or split_of("", [first]) is not None)
     return "" if names_split else first
 
 

@@ -95,7 +95,7 @@ class WebDatasetSource(GroupedSource[TarPart]):
         return Group(
             id=sample.key,
             source=f"{self._places[tar].name}:{sample.key}",
-            split=split_of([posixpath.basename(self._places[tar].name), folder]) or DEFAULT_SPLIT,
+            split=split_of(posixpath.basename(self._places[tar].name), [folder]) or DEFAULT_SPLIT,
             parts=tuple(zip(sample.extensions, parts, strict=True)),
             problem=sample.problem,
         )
