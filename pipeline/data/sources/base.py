@@ -57,7 +57,7 @@ class Source(ABC):
 
     @abstractmethod
     def ids(self) -> Iterator[str]:
-        """The id of every row, in order, as `read` gives it; payloads are left alone."""
+        """The id of every row, in order; that of a good row is its sample's. Payloads are left alone."""
 
     @abstractmethod
     def fingerprint(self) -> str:

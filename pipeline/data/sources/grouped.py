@@ -81,7 +81,7 @@ class GroupedSource(Source, Generic[PartT]):
             return None
 
     def ids(self) -> Iterator[str]:
-        """The id of every row, in order, as `read` gives it; files are left alone."""
+        """The id of every row, in order; that of a good row is its sample\'s. files are left alone."""
         for index in range(len(self)):
             yield _id(self._group(index), index)
 

@@ -70,7 +70,7 @@ class TableSource(Source):
                 yield BadRow(id=name, source=origin, reason=str(error))
 
     def ids(self) -> Iterator[str]:
-        """The id of every row, in order, as `read` gives it; payloads are left alone."""
+        """The id of every row, in order; that of a good row is its sample\'s. payloads are left alone."""
         for index, row in enumerate(self._table.rows(0, len(self), (self.config.id_field,))):
             yield self._id(row, index)
 
@@ -151,11 +151,14 @@ class TableSource(Source):
         file = self._place.parent().below(self._relative(cell))
         try:
             with file.open() as stream:
-                return stream.read()
+                content = stream.read()
         except OSError as error:
             if not isinstance(file, LocalPlace) and not isinstance(error, FileNotFoundError):
                 raise  # a network that fails must not leave rows out of finished shards
             raise RowError(f"file {cell!r} cannot be read: {error.strerror or 'not there'}") from error
+        if not content:
+            raise RowError(f"file {cell!r} is empty")
+        return content
 
     def _relative(self, cell: Any) -> str:
         if not isinstance(cell, str) or not cell or "\0" in cell:

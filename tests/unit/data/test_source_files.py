@@ -65,7 +65,6 @@ def test_captions_come_as_lines_or_as_fields(tmp_path: Path, opened: Any) -> Non
         "b": (("x", "y"), b"2"),
         "c": (("beside",), b"3"),
     }
-    assert outcome(opened(tmp_path, {}, attribute_fields=("hue",))) if opened is directory else True
     hues = opened(
         tmp_path, {"b.png": b"2", "b.json": b'{"caption": "x", "hue": 3}', "z.png": b"", "z.txt": b"x"},
         attribute_fields=("hue",),
@@ -250,10 +249,8 @@ def test_links_in_a_tar_are_not_followed(tmp_path: Path, kind: bytes) -> None:
         link.type, link.linkname = kind, "/etc/passwd"
         archive.addfile(link)
     found = outcome(open_source(SourceConfig(kind="webdataset", path="t.tar"), tmp_path))
-    expected = (
-        "member 'png' is no file" if kind == tarfile.FIFOTYPE else "member 'png' is a link, which is not followed"
-    )
-    assert found == {"good": None, "a": expected}
+    problem = "is no file" if kind == tarfile.FIFOTYPE else "is a link, which is not followed"
+    assert found == {"good": None, "a": f"member 'png' {problem}"}
 
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
