@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import posixpath
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -19,7 +20,7 @@ import numpy as np
 
 from pipeline.data.patterns import matching_places
 from pipeline.data.places import Place
-from pipeline.data.sample import Sample
+from pipeline.data.sample import BadRow, Sample
 from pipeline.data.sources.base import DEFAULT_SPLIT, RowError, cell_text, split_of
 from pipeline.data.sources.grouped import FIELDS, TEXT, Group, GroupedSource
 from pipeline.data.tars import Member, scan
@@ -109,15 +110,31 @@ class WebDatasetSource(GroupedSource[TarPart]):
             raise RowError(f"caption file has {part.size} bytes, at most {limit} are read")
         file = self._open.get(part.tar)
         if file is None:
-            for other in self._open.values():
-                other.close()
-            self._open.clear()
+            self._close()
             file = self._open[part.tar] = self._places[part.tar].open()
         file.seek(part.offset)
         content = file.read(part.size)
         if len(content) < part.size:
             raise RowError(f"the tar became shorter: {len(content)} of {part.size} bytes left")
         return content
+
+    def _close(self) -> None:
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+    def check(self) -> None:
+        """As for any files."""
+        try:
+            super().check()
+        finally:
+            self._close()
+
+    def _items(self, start: int, stop: int) -> Iterator[Sample | BadRow]:
+        try:
+            yield from super()._items(start, stop)
+        finally:
+            self._close()
 
     def _sample(self, group: Group[TarPart]) -> Sample:
         for extension, part in group.parts:
