@@ -6,8 +6,10 @@ In: a `SourceConfig` and the project's root.  Out: the class that every kind of 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import SourceConfig
-from pipeline.data.places import is_uri, public_uri
+from pipeline.data.places import LocalPlace, Place, is_uri, public_uri
 from pipeline.data.sample import BadRow, Sample
 
 DEFAULT_SPLIT = "train"
@@ -110,6 +112,20 @@ def captions_of(cell: Any, field: str) -> tuple[str, ...]:
     if not captions:
         raise RowError("empty caption")
     return captions
+
+
+def file_bytes(place: Place, name: str) -> bytes:
+    """A file's content; `RowError` where it is not there. `OSError` where a store's network fails: that must not leave
+    rows out of finished shards."""
+    try:
+        with place.open() as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise RowError(f"file {name!r} cannot be read: {os.strerror(errno.ENOENT)}") from error
+    except OSError as error:
+        if not isinstance(place, LocalPlace):
+            raise
+        raise RowError(f"file {name!r} cannot be read: {error.strerror}") from error
 
 
 def cell_text(cell: Any) -> str:

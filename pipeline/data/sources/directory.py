@@ -9,8 +9,8 @@ from __future__ import annotations
 import posixpath
 from functools import cached_property
 
-from pipeline.data.places import Entry, LocalPlace, Place, place_at
-from pipeline.data.sources.base import RowError, split_of_folder
+from pipeline.data.places import Entry, Place, place_at
+from pipeline.data.sources.base import RowError, file_bytes, split_of_folder
 from pipeline.data.sources.grouped import FIELDS, TEXT, Group, GroupedSource
 
 
@@ -51,14 +51,7 @@ class DirectorySource(GroupedSource[Entry]):
     def _bytes(self, part: Entry, limit: int | None = None) -> bytes:
         if limit is not None and part.size > limit:
             raise RowError(f"caption file has {part.size} bytes, at most {limit} are read")
-        place = self._place.below(part.name)
-        try:
-            with place.open() as file:
-                return file.read()
-        except OSError as error:
-            if not isinstance(place, LocalPlace) and not isinstance(error, FileNotFoundError):
-                raise  # a network that fails must not leave rows out of finished shards
-            raise RowError(f"file {part.name!r} cannot be read: {error.strerror or 'not there'}") from error
+        return file_bytes(self._place.below(part.name), part.name)
 
     def fingerprint(self) -> str:
         """SHA-256 of the field configuration, and of each file's name, size and time of change."""

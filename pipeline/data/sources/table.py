@@ -12,7 +12,16 @@ from typing import Any
 
 from pipeline.data.places import LocalPlace, Place, place_at
 from pipeline.data.sample import BadRow, Payload, Sample
-from pipeline.data.sources.base import DEFAULT_SPLIT, RowError, Source, captions_of, cell_text, default_of, is_utf8
+from pipeline.data.sources.base import (
+    DEFAULT_SPLIT,
+    RowError,
+    Source,
+    captions_of,
+    cell_text,
+    default_of,
+    file_bytes,
+    is_utf8,
+)
 from pipeline.data.tables import BrokenRow, Row, Table, open_table
 
 _HASH_BYTES = 1 << 20
@@ -148,14 +157,7 @@ class TableSource(Source):
         return data
 
     def _file(self, cell: Any) -> bytes:
-        file = self._place.parent().below(self._relative(cell))
-        try:
-            with file.open() as stream:
-                content = stream.read()
-        except OSError as error:
-            if not isinstance(file, LocalPlace) and not isinstance(error, FileNotFoundError):
-                raise  # a network that fails must not leave rows out of finished shards
-            raise RowError(f"file {cell!r} cannot be read: {error.strerror or 'not there'}") from error
+        content = file_bytes(self._place.parent().below(self._relative(cell)), cell)
         if not content:
             raise RowError(f"file {cell!r} is empty")
         return content
