@@ -37,7 +37,7 @@ class SourceConfig:
     """Column (or field of a sample's JSON file) with a caption, or with a list of captions."""
     payload_field: str = "file"
     """Column with the signal itself or the path of its file; `directory`, `webdataset`: the file's extension, or
-    several with commas between them."""
+    several with commas between them (left alone: any but `txt` and `json`)."""
     payload: Literal["path", "bytes", "inline"] = "path"
     """`path`: relative to the table's folder; `bytes`: an encoded file in the cell; `inline`: the text in the cell."""
     split_field: str = "split"

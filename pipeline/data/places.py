@@ -176,15 +176,24 @@ class RemotePlace:
     def local_copy(self) -> Path:
         """A copy in the cache, named by what the store says of the file: fetched once, and again when it changes."""
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semi-sources"
-        identity = hashlib.sha256(f"{self.name}\n{self.state()}".encode()).hexdigest()
+        state = self.state()
+        identity = hashlib.sha256(f"{self.name}\n{state}".encode()).hexdigest()
         path = cache / f"{identity}{Path(self._path).suffix}"
         if path.is_file():
             return path
-        cache.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{identity[:16]}-", suffix=".tmp", dir=cache)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=f".{identity[:16]}-", suffix=".tmp", dir=cache)
+        except OSError as error:
+            raise ValueError(
+                f"the cache {cache} for {self.name} cannot be written ({error.strerror or error}): free it, or choose "
+                f"another with the environment variable XDG_CACHE_HOME"
+            ) from error
         try:
             with os.fdopen(handle, "wb") as target, self._files.open_input_stream(self._path) as stream:
                 shutil.copyfileobj(stream, target, _BUFFER_BYTES)
+            if self.state() != state:
+                raise OSError(f"{self.name} changed while it was fetched: run again once it is whole")
             Path(temporary).replace(path)
         finally:
             Path(temporary).unlink(missing_ok=True)

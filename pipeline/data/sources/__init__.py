@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.config.schema import SourceConfig
 from pipeline.config.source import SourceKind
+from pipeline.data.places import one_line
 from pipeline.data.sample import BadRow
 from pipeline.data.sources.base import Source
 from pipeline.data.sources.directory import DirectorySource
@@ -34,5 +35,8 @@ _SOURCES: dict[SourceKind, type[Source]] = {
 def open_source(config: SourceConfig, root: Path) -> Source:
     """The source of a configuration; its files and columns are checked here, not in the middle of a run."""
     source = _SOURCES[config.kind](config, root)
-    source.check()
+    try:
+        source.check()
+    except OSError as error:
+        raise ValueError(f"source.path: {source.name} cannot be read: {one_line(error)}") from error
     return source

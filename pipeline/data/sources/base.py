@@ -12,16 +12,23 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.config.schema import SourceConfig
 from pipeline.data.places import LocalPlace, Place, is_uri, public_uri
 from pipeline.data.sample import BadRow, Sample
 
+InT = TypeVar("InT")
+OutT = TypeVar("OutT")
+
 DEFAULT_SPLIT = "train"
+REQUESTS = 16
+"""Remote files that a process reads at once."""
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _WORD_END = re.compile(r"[-_.]")
 # Fields that came after the first fingerprints: they count where they are used, so that all others stay what they were.
@@ -103,6 +110,21 @@ def split_of_folder(folder: str) -> str:
     return _SPLITS.get(folder, DEFAULT_SPLIT)
 
 
+def in_order(function: Callable[[InT], OutT], items: Iterable[InT], *, ahead: int) -> Iterator[OutT]:
+    """`map`, with so many calls under way at once: each waits for a remote store."""
+    if ahead <= 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(ahead) as pool:
+        waiting: deque[Future[OutT]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def captions_of(cell: Any, field: str) -> tuple[str, ...]:
     """The captions of a cell with a text or a list of texts, stripped; blank ones are left out."""
     cells = cell if isinstance(cell, list) else [cell]
@@ -115,8 +137,10 @@ def captions_of(cell: Any, field: str) -> tuple[str, ...]:
 
 
 def file_bytes(place: Place, name: str) -> bytes:
-    """A file's content; `RowError` where it is not there. `OSError` where a store's network fails: that must not leave
-    rows out of finished shards."""
+    """A file's content; `RowError` where it is not there.
+
+    Where a store's network fails it is an `OSError`: that must not leave rows out of finished shards.
+    """
     try:
         with place.open() as file:
             return file.read()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import posixpath
 from functools import cached_property
 
-from pipeline.data.places import Entry, Place, place_at
-from pipeline.data.sources.base import RowError, file_bytes, split_of_folder
+from pipeline.data.places import Entry, LocalPlace, Place, place_at
+from pipeline.data.sources.base import REQUESTS, RowError, file_bytes, split_of_folder
 from pipeline.data.sources.grouped import FIELDS, TEXT, Group, GroupedSource
 
 
@@ -35,6 +35,10 @@ class DirectorySource(GroupedSource[Entry]):
             if extension in (TEXT, FIELDS) or self._is_payload(extension):
                 groups.setdefault(stem, []).append((extension, entry))
         return [(stem, tuple(groups[stem])) for stem in sorted(groups)]
+
+    def _ahead(self) -> int:
+        """One by one where the disk answers at once."""
+        return 1 if isinstance(self._place, LocalPlace) else REQUESTS
 
     def _group(self, index: int) -> Group[Entry]:
         stem, parts = self._groups[index]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pipeline.data.sample import BadRow, Sample
-from pipeline.data.sources.base import RowError, Source, captions_of, cell_text, default_of, is_utf8
+from pipeline.data.sources.base import RowError, Source, captions_of, cell_text, default_of, in_order, is_utf8
 
 TEXT, FIELDS = "txt", "json"
 _CAPTION_BYTES = 1 << 24
@@ -86,12 +86,18 @@ class GroupedSource(Source, Generic[PartT]):
             yield _id(self._group(index), index)
 
     def _items(self, start: int, stop: int) -> Iterator[Sample | BadRow]:
-        for index in range(start, stop):
-            group = self._group(index)
-            try:
-                yield self._sample(group)
-            except RowError as error:
-                yield BadRow(id=_id(group, index), source=group.source, reason=str(error))
+        return in_order(self._item, range(start, stop), ahead=self._ahead())
+
+    def _ahead(self) -> int:
+        """Samples that are read at once."""
+        return 1
+
+    def _item(self, index: int) -> Sample | BadRow:
+        group = self._group(index)
+        try:
+            return self._sample(group)
+        except RowError as error:
+            return BadRow(id=_id(group, index), source=group.source, reason=str(error))
 
     def _sample(self, group: Group[PartT]) -> Sample:
         if group.problem is not None:

@@ -14,12 +14,14 @@ from pipeline.data.places import LocalPlace, Place, place_at
 from pipeline.data.sample import BadRow, Payload, Sample
 from pipeline.data.sources.base import (
     DEFAULT_SPLIT,
+    REQUESTS,
     RowError,
     Source,
     captions_of,
     cell_text,
     default_of,
     file_bytes,
+    in_order,
     is_utf8,
 )
 from pipeline.data.tables import BrokenRow, Row, Table, open_table
@@ -70,13 +72,18 @@ class TableSource(Source):
                 )
 
     def _items(self, start: int, stop: int) -> Iterator[Sample | BadRow]:
-        for index, row in enumerate(self._table.rows(start, stop, self._columns), start):
-            origin = f"{self.name}:{index}"
-            name = self._id(row, index)
-            try:
-                yield self._sample(row, name, origin)
-            except RowError as error:
-                yield BadRow(id=name, source=origin, reason=str(error))
+        remote_files = self.config.payload == "path" and not isinstance(self._place, LocalPlace)
+        rows = enumerate(self._table.rows(start, stop, self._columns), start)
+        return in_order(self._item, rows, ahead=REQUESTS if remote_files else 1)
+
+    def _item(self, numbered: tuple[int, Row]) -> Sample | BadRow:
+        index, row = numbered
+        origin = f"{self.name}:{index}"
+        name = self._id(row, index)
+        try:
+            return self._sample(row, name, origin)
+        except RowError as error:
+            return BadRow(id=name, source=origin, reason=str(error))
 
     def ids(self) -> Iterator[str]:
         """The id of every row, in order; that of a good row is its sample\'s. payloads are left alone."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import io
 import posixpath
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, BinaryIO
@@ -23,21 +23,42 @@ from pipeline.data.places import Place
 from pipeline.data.sample import BadRow, Sample
 from pipeline.data.sources.base import DEFAULT_SPLIT, RowError, cell_text, split_of
 from pipeline.data.sources.grouped import FIELDS, TEXT, Group, GroupedSource
-from pipeline.data.tars import Member, scan
+from pipeline.data.tars import Listing, Member, scan
 
 _PICKLED = ("pyd", "pkl", "pickle", "pth", "pt", "joblib")
 _NPY_HEADER_BYTES = 1 << 16
 
 
-@dataclass(slots=True)
-class _Sample:
-    """The members of one key; most of a large index is these, so it holds little."""
+class _TarIndex:
+    """The samples of one tar, in arrays: a data set may have millions."""
 
-    key: str
-    extensions: list[str] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    problem: str | None = None
+    def __init__(self, listing: Listing, name: str) -> None:
+        samples: dict[str, list[Member]] = {}
+        for member in listing.members:
+            key = _split_name(member.name)[0]
+            if key is not None:
+                samples.setdefault(key, []).append(member)
+        members = [member for group in samples.values() for member in group]
+        self.keys = list(samples)
+        self.problems = {
+            index: problem for index, group in enumerate(samples.values()) if (problem := _problem(group)) is not None
+        }
+        if listing.cut is not None:
+            self.problems[len(self.keys)] = listing.cut
+            self.keys.append(f"{posixpath.basename(name)}-end")
+            samples[""] = []
+        self._starts = np.cumsum([0, *map(len, samples.values())], dtype=np.int64)
+        self._ranges = np.array([(member.offset, member.size) for member in members], dtype=np.int64).reshape(-1, 2)
+        names = [_split_name(member.name)[1] for member in members]
+        self._names = sorted(set(names))
+        place = {extension: index for index, extension in enumerate(self._names)}
+        self._extensions = np.array([place[extension] for extension in names], dtype=np.uint32)
+
+    def members(self, sample: int) -> Iterator[tuple[str, int, int]]:
+        """Extension, first byte and size of each member of a sample."""
+        of = slice(self._starts[sample], self._starts[sample + 1])
+        for extension, (offset, size) in zip(self._extensions[of].tolist(), self._ranges[of].tolist(), strict=True):
+            yield self._names[extension], offset, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +84,7 @@ class WebDatasetSource(GroupedSource[TarPart]):
         return matching_places(self.config.path, self.root)
 
     @cached_property
-    def _index(self) -> list[list[_Sample]]:
+    def _index(self) -> list[_TarIndex]:
         """The samples of each tar, from one scan of the headers."""
         index = []
         for place in self._places:
@@ -71,16 +92,12 @@ class WebDatasetSource(GroupedSource[TarPart]):
                 size = file.seek(0, io.SEEK_END)
                 file.seek(0)
                 listing = scan(file, size, place.name)
-            samples = _samples(listing.members)
-            if listing.cut is not None:
-                end = f"{posixpath.basename(place.name)}-end"
-                samples.append(_Sample(key=end, problem=listing.cut))
-            index.append(samples)
+            index.append(_TarIndex(listing, place.name))
         return index
 
     @cached_property
     def _starts(self) -> list[int]:
-        return [0, *accumulate(len(samples) for samples in self._index)]
+        return [0, *accumulate(len(tar.keys) for tar in self._index)]
 
     @cached_property
     def _open(self) -> dict[int, BinaryIO]:
@@ -89,16 +106,15 @@ class WebDatasetSource(GroupedSource[TarPart]):
 
     def _group(self, index: int) -> Group[TarPart]:
         tar = bisect_right(self._starts, index) - 1
-        sample = self._index[tar][index - self._starts[tar]]
-        places = zip(sample.offsets, sample.sizes, strict=True)
-        parts = [TarPart(tar, offset, size) for offset, size in places]
-        folder = posixpath.basename(posixpath.dirname(self._places[tar].name))
+        sample = index - self._starts[tar]
+        known, place = self._index[tar], self._places[tar]
+        folder = posixpath.basename(posixpath.dirname(place.name))
         return Group(
-            id=sample.key,
-            source=f"{self._places[tar].name}:{sample.key}",
-            split=split_of(posixpath.basename(self._places[tar].name), [folder]) or DEFAULT_SPLIT,
-            parts=tuple(zip(sample.extensions, parts, strict=True)),
-            problem=sample.problem,
+            id=known.keys[sample],
+            source=f"{place.name}:{known.keys[sample]}",
+            split=split_of(posixpath.basename(place.name), [folder]) or DEFAULT_SPLIT,
+            parts=tuple((extension, TarPart(tar, *found)) for extension, *found in known.members(sample)),
+            problem=known.problems.get(sample),
         )
 
     def _split(self, group: Group[TarPart], fields: dict[str, Any] | None) -> str:
@@ -151,28 +167,28 @@ class WebDatasetSource(GroupedSource[TarPart]):
         return digest.hexdigest()
 
 
-def _samples(members: list[Member]) -> list[_Sample]:
-    samples: dict[str, _Sample] = {}
+def _split_name(name: str) -> tuple[str | None, str]:
+    """Key and extension; no key for hidden files, such as those that macOS puts into tars."""
+    folder, base = posixpath.split(name.removeprefix("./"))
+    stem, _, extension = base.partition(".")
+    return posixpath.join(folder, stem) if stem else None, extension.lower()
+
+
+def _problem(members: Sequence[Member]) -> str | None:
+    """Why the members of one key cannot be a sample."""
+    seen: set[str] = set()
     for member in members:
-        folder, base = posixpath.split(member.name.removeprefix("./"))
-        stem, _, extension = base.partition(".")
-        extension = extension.lower()
-        if not stem:
-            continue  # hidden files, such as those that macOS puts into tars
-        key = posixpath.join(folder, stem)
-        sample = samples.setdefault(key, _Sample(key))
-        problem = member.problem and f"member {extension!r} {member.problem}"
-        if posixpath.isabs(key) or ".." in key.split("/"):
-            problem = f"name {member.name!r} leaves the archive"
-        elif extension.rpartition(".")[2] in _PICKLED:
-            problem = f"holds a pickled member: {extension!r}"
-        elif extension in (TEXT, FIELDS) and extension in sample.extensions:
-            problem = f"has two members {extension!r}"
-        sample.problem = sample.problem or problem
-        sample.extensions.append(extension)
-        sample.offsets.append(member.offset)
-        sample.sizes.append(member.size)
-    return list(samples.values())
+        key, extension = _split_name(member.name)
+        if posixpath.isabs(key or "") or ".." in (key or "").split("/"):
+            return f"name {member.name!r} leaves the archive"
+        if member.problem is not None:
+            return f"member {extension!r} {member.problem}"
+        if extension.rpartition(".")[2] in _PICKLED:
+            return f"holds a pickled member: {extension!r}"
+        if extension in (TEXT, FIELDS) and extension in seen:
+            return f"has two members {extension!r}"
+        seen.add(extension)
+    return None
 
 
 def _holds_objects(content: bytes) -> bool:
