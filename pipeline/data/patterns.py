@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.data.places import LocalPlace, Place, is_uri, place_at
+from pipeline.data.requests import in_order
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -27,7 +28,8 @@ def matching_places(path: str, root: Path) -> list[Place]:
     # A URI's folder is opened first, because its parser knows no patterns; its query goes with the folder.
     path, question, query = path.partition("?") if is_uri(path) else (path, "", "")
     found = [place for one in _expanded(path) for place in _globbed(one, f"{question}{query}", root)]
-    missing = [place.name for place in found if not place.is_file()]
+    there = in_order(lambda place: place.is_file(), found, remote=is_uri(path))
+    missing = [place.name for place, is_there in zip(found, there, strict=True) if not is_there]
     if missing:
         raise ValueError(f"source.path: {missing[0]} does not exist; give a file, or a pattern of files that do")
     if not found:

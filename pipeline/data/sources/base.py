@@ -12,23 +12,16 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.config.schema import SourceConfig
 from pipeline.data.places import LocalPlace, Place, is_uri, public_uri
 from pipeline.data.sample import BadRow, Sample
 
-InT = TypeVar("InT")
-OutT = TypeVar("OutT")
-
 DEFAULT_SPLIT = "train"
-REQUESTS = 16
-"""Remote files that a process reads at once."""
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _WORD_END = re.compile(r"[-_.]")
 # Fields that came after the first fingerprints: they count where they are used, so that all others stay what they were.
@@ -108,21 +101,6 @@ def split_of(name: str, folders: Sequence[str] = ()) -> str | None:
 def split_of_folder(folder: str) -> str:
     """`train`, `validation` or `test` for a folder of that name (`val` is `validation`); `train` for any other."""
     return _SPLITS.get(folder, DEFAULT_SPLIT)
-
-
-def in_order(function: Callable[[InT], OutT], items: Iterable[InT], *, ahead: int) -> Iterator[OutT]:
-    """`map`, with so many calls under way at once: each waits for a remote store."""
-    if ahead <= 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(ahead) as pool:
-        waiting: deque[Future[OutT]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def captions_of(cell: Any, field: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import posixpath
 from functools import cached_property
 
 from pipeline.data.places import Entry, LocalPlace, Place, place_at
-from pipeline.data.sources.base import REQUESTS, RowError, file_bytes, split_of_folder
+from pipeline.data.sources.base import RowError, file_bytes, split_of_folder
 from pipeline.data.sources.grouped import FIELDS, TEXT, Group, GroupedSource
 
 
@@ -36,9 +36,8 @@ class DirectorySource(GroupedSource[Entry]):
                 groups.setdefault(stem, []).append((extension, entry))
         return [(stem, tuple(groups[stem])) for stem in sorted(groups)]
 
-    def _ahead(self) -> int:
-        """One by one where the disk answers at once."""
-        return 1 if isinstance(self._place, LocalPlace) else REQUESTS
+    def _separately(self) -> bool:
+        return not isinstance(self._place, LocalPlace)
 
     def _group(self, index: int) -> Group[Entry]:
         stem, parts = self._groups[index]

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from pipeline.data.requests import in_order
 from pipeline.data.sample import BadRow, Sample
-from pipeline.data.sources.base import RowError, Source, captions_of, cell_text, default_of, in_order, is_utf8
+from pipeline.data.sources.base import RowError, Source, captions_of, cell_text, default_of, is_utf8
 
 TEXT, FIELDS = "txt", "json"
 _CAPTION_BYTES = 1 << 24
@@ -86,11 +87,11 @@ class GroupedSource(Source, Generic[PartT]):
             yield _id(self._group(index), index)
 
     def _items(self, start: int, stop: int) -> Iterator[Sample | BadRow]:
-        return in_order(self._item, range(start, stop), ahead=self._ahead())
+        return in_order(self._item, range(start, stop), remote=self._separately())
 
-    def _ahead(self) -> int:
-        """Samples that are read at once."""
-        return 1
+    def _separately(self) -> bool:
+        """Whether each file is a remote object of its own."""
+        return False
 
     def _item(self, index: int) -> Sample | BadRow:
         group = self._group(index)

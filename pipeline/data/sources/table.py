@@ -11,17 +11,16 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.data.places import LocalPlace, Place, place_at
+from pipeline.data.requests import in_order
 from pipeline.data.sample import BadRow, Payload, Sample
 from pipeline.data.sources.base import (
     DEFAULT_SPLIT,
-    REQUESTS,
     RowError,
     Source,
     captions_of,
     cell_text,
     default_of,
     file_bytes,
-    in_order,
     is_utf8,
 )
 from pipeline.data.tables import BrokenRow, Row, Table, open_table
@@ -74,7 +73,7 @@ class TableSource(Source):
     def _items(self, start: int, stop: int) -> Iterator[Sample | BadRow]:
         remote_files = self.config.payload == "path" and not isinstance(self._place, LocalPlace)
         rows = enumerate(self._table.rows(start, stop, self._columns), start)
-        return in_order(self._item, rows, ahead=REQUESTS if remote_files else 1)
+        return in_order(self._item, rows, remote=remote_files)
 
     def _item(self, numbered: tuple[int, Row]) -> Sample | BadRow:
         index, row = numbered

@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pipeline.data.patterns import matching_places
-from pipeline.data.places import Place
+from pipeline.data.places import Place, is_uri
+from pipeline.data.requests import in_order
 from pipeline.data.sample import BadRow, Sample
 from pipeline.data.sources.base import DEFAULT_SPLIT, RowError, cell_text, split_of
 from pipeline.data.sources.grouped import FIELDS, TEXT, Group, GroupedSource
@@ -86,14 +87,7 @@ class WebDatasetSource(GroupedSource[TarPart]):
     @cached_property
     def _index(self) -> list[_TarIndex]:
         """The samples of each tar, from one scan of the headers."""
-        index = []
-        for place in self._places:
-            with place.open() as file:
-                size = file.seek(0, io.SEEK_END)
-                file.seek(0)
-                listing = scan(file, size, place.name)
-            index.append(_TarIndex(listing, place.name))
-        return index
+        return list(in_order(_indexed, self._places, remote=is_uri(self.config.path)))
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -161,10 +155,18 @@ class WebDatasetSource(GroupedSource[TarPart]):
     def fingerprint(self) -> str:
         """SHA-256 of the field configuration, and of each tar's name, size and time of change (remote: its ETag)."""
         digest = self._digest()
-        for place in self._places:
+        states = in_order(lambda place: place.state(), self._places, remote=is_uri(self.config.path))
+        for place, state in zip(self._places, states, strict=True):
             name = posixpath.basename(place.name)
-            digest.update(f"{name!r}:{place.state()}\n".encode("utf-8", "backslashreplace"))
+            digest.update(f"{name!r}:{state}\n".encode("utf-8", "backslashreplace"))
         return digest.hexdigest()
+
+
+def _indexed(place: Place) -> _TarIndex:
+    with place.open() as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        return _TarIndex(scan(file, size, place.name), place.name)
 
 
 def _split_name(name: str) -> tuple[str | None, str]:

@@ -12,9 +12,12 @@ from pyarrow import fs
 from pydantic import ValidationError
 
 from pipeline.config.schema import SourceConfig
+from pipeline.data import sources
 from pipeline.data.places import LocalPlace, RemotePlace, place_at
+from pipeline.data.requests import in_order
 from pipeline.data.sample import Sample
 from pipeline.data.sources import BadRow, open_source
+from pipeline.data.sources.table import TableSource
 from tests.s3_server import BUCKET, upload, uri
 
 
@@ -112,3 +115,22 @@ def test_a_network_that_fails_stops_the_run_instead_of_rejecting_rows(
     monkeypatch.setattr(LocalPlace, "parent", lambda self: RemotePlace(store, "bucket", "s3://bucket"))
     with pytest.raises(OSError, match="connection reset"):
         list(source.read(0, 1))
+
+
+def test_results_of_many_requests_come_in_order_and_errors_in_their_place() -> None:
+    assert list(in_order(str, range(100), remote=True)) == list(map(str, range(100)))
+    results = in_order(lambda value: 1 // value, [1, 1, 0, 1], remote=True)
+    assert [next(results), next(results)] == [1, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_a_store_out_of_reach_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_SOURCES", {"jsonl": OutOfReach})
+    with pytest.raises(ValueError, match=r"source\.path: s3://bucket/t\.jsonl cannot be read: no route to host$"):
+        open_source(SourceConfig(kind="jsonl", path="s3://user@bucket/t.jsonl?scheme=http"), tmp_path)
+
+
+class OutOfReach(TableSource):
+    def check(self) -> None:
+        raise OSError("no route\n to host")

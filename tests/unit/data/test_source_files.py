@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import soundfile
 
 from pipeline.config.schema import SourceConfig
+from pipeline.data.decoders import decode
 from pipeline.data.sample import Sample
 from pipeline.data.sources import BadRow, Source, open_source
-from tests.source_kinds import add_members, png
+from tests.source_kinds import add_members, png, save_split
 
 GOOD = {"good.png": b"x", "good.txt": b"fine"}
 
@@ -290,3 +293,31 @@ def test_what_is_no_plain_tar_fails_at_opening(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(ValueError, match=message):
             open_source(SourceConfig(kind="webdataset", path=name), tmp_path)
+
+
+def wav() -> bytes:
+    stream = io.BytesIO()
+    wave = np.sin(np.arange(800, dtype=np.float32) / 9).astype(np.float32)
+    soundfile.write(stream, wave, 8000, format="WAV", subtype="FLOAT")
+    return stream.getvalue()
+
+
+def test_sound_comes_through_every_kind_of_file(tmp_path: Path) -> None:
+    files = {"a.wav": wav(), "a.txt": b"a tone"}
+    found = [samples(opened(tmp_path, files))["a"].payload for opened in (directory, webdataset)]
+    saved = pa.table({"id": ["a"], "caption": ["a tone"], "audio": [{"bytes": wav(), "path": "a.wav"}]})
+    save_split(tmp_path / "s", saved)
+    config = SourceConfig(kind="hf_dataset", path="s", payload="bytes", payload_field="audio")
+    found.append(samples(open_source(config, tmp_path))["a"].payload)
+    expected = np.sin(np.arange(800, dtype=np.float32) / 9)
+    for payload in found:
+        signal = decode("audio", payload)
+        assert signal.rate_hz == 8000
+        assert signal.array is not None
+        np.testing.assert_allclose(signal.array, expected, atol=1e-6)
+
+
+def test_a_list_in_a_csv_cell_is_one_caption(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('id,smiles,caption\na,C,"[""one"", ""two""]"\n')
+    config = SourceConfig(kind="csv", path="t.csv", payload="inline", payload_field="smiles")
+    assert samples(open_source(config, tmp_path))["a"].captions == ('["one", "two"]',)
