@@ -14,13 +14,13 @@ from pipeline.config.schema import SignalKind
 class Signal:
     """One decoded sample; exactly one of `array` and `text` is set.
 
-    Arrays: image `[H, W, C]`, video `[F, H, W, 3]`, audio `[T]` mono, series `[T, C]`.
+    Arrays: image `[H, W, C]`, video `[F, H, W, 3]`, audio `[T]` mono, series `[T, C]`, vector `[D]`.
     """
 
     kind: SignalKind
     """How the raw bytes were read."""
     array: npt.NDArray[np.generic] | None = None
-    """Samples of an image, a video, an audio clip or a series."""
+    """Samples of an image, a video, an audio clip or a series, or a ready embedding."""
     text: str | None = None
     """Text of a `text` or `molecule` sample."""
     rate_hz: float | None = None

@@ -31,7 +31,8 @@ class EncoderConfig:
     name: Name
     """Short name, used in paths and reports."""
     path: str
-    """Hugging Face id, local folder (relative to the project's root), or `module:Class` in a file below that root."""
+    """Hugging Face id, local folder (relative to the project's root), `module:Class` in a file below that root, or
+    `precomputed`: the vectors of a dataset of kind `vector` as they are (needs `width`)."""
     revision: str | None = None
     """Commit of the hub repository; the one in use is recorded in the manifest."""
     dtype: Dtype = "float32"

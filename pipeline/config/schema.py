@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.config.encoder import EncoderConfig as EncoderConfig
 from pipeline.config.encoder import TokensConfig as TokensConfig
+from pipeline.config.source import SourceConfig as SourceConfig
 from pipeline.config.types import STRICT as STRICT
 from pipeline.config.types import Dtype as Dtype
 from pipeline.config.types import Name as Name
@@ -36,35 +37,13 @@ MethodName = Literal[
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class SourceConfig:
-    """Where raw samples lie and which of their fields mean what."""
-
-    kind: Literal["parquet", "jsonl", "csv"]
-    """Format of the table that lists the samples."""
-    path: str
-    """The table: a local path, relative to the project's root."""
-    id_field: str = "id"
-    """Column with a unique string per sample."""
-    caption_field: str = "caption"
-    """Column with a caption, or with a list of captions."""
-    payload_field: str = "file"
-    """Column with the signal itself or the path of its file."""
-    payload: Literal["path", "bytes", "inline"] = "path"
-    """`path`: relative to the table's folder; `bytes`: an encoded file in the cell; `inline`: the text in the cell."""
-    split_field: str = "split"
-    """Column with the split's name; a table without it is all `train`."""
-    attribute_fields: tuple[str, ...] = ()
-    """Columns carried into the shards and scored by exact attribute accuracy."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DatasetConfig:
     """One modality: its samples, its encoders and the role it plays."""
 
     name: Name
     """Name of the modality."""
     kind: SignalKind
-    """How the raw bytes are decoded."""
+    """How the raw bytes are decoded; `vector`: ready embeddings, from a source of kind `embeddings`."""
     role: Literal["train", "held_out", "text"]
     """`train`: meta-training; `held_out`: integration and evaluation only; `text`: unpaired text as a modality."""
     source: SourceConfig
@@ -75,6 +54,15 @@ class DatasetConfig:
     """Frozen encoders; each one makes an embedding dataset of its own."""
     instruction: str = "describe the input"
     """Instruction whose text embedding conditions the hypernetwork."""
+
+    @model_validator(mode="after")
+    def _vectors_are_ready(self) -> DatasetConfig:
+        if (self.kind == "vector") != (self.source.kind == "embeddings"):
+            raise ValueError(
+                f"kind is {self.kind!r} and source.kind is {self.source.kind!r}: 'vector' and 'embeddings' "
+                f"need each other"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Dtype = Literal["float32", "bfloat16", "float16"]
-SignalKind = Literal["image", "audio", "video", "series", "molecule", "text"]
+SignalKind = Literal["image", "audio", "video", "series", "molecule", "text", "vector"]
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 """Rules of every section: no unknown keys, no infinities."""

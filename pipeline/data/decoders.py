@@ -1,12 +1,13 @@
-"""Decoders: the bytes or text of one sample as a `Signal`.
+"""Decoders: the payload of one sample as a `Signal`.
 
-In: a file's bytes (PNG and the like, TIFF, WAV and the like, MP4 and the like, CSV) or text.  Out: a `Signal`, or a
-`DecodeError` that says in one line why the input is unreadable or cut short.
+In: a file's bytes (PNG and the like, TIFF, WAV and the like, MP4 and the like, CSV), text, or a list of numbers.
+Out: a `Signal`, or a `DecodeError` that says in one line why the input is unreadable or cut short.
 """
 
 from __future__ import annotations
 
 import io
+import reprlib
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from pipeline.config.schema import SignalKind
+from pipeline.data.sample import Payload
 from pipeline.signal import Signal
 
 MAX_ELEMENTS = 1 << 28
@@ -29,6 +31,7 @@ _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _KEPT_DTYPES = (np.uint8, np.uint16, np.float32)
 _UNKNOWN_WAV_SIZES = (0, 0xFFFFFFFF)
 _TIME_COLUMN = "time_s"
+_NUMBERS = (float, int, np.float16)
 
 
 class DecodeError(ValueError):
@@ -40,8 +43,12 @@ class DecodeError(ValueError):
         """Why, in one line."""
 
 
-def decode(kind: SignalKind, payload: bytes | str) -> Signal:
+def decode(kind: SignalKind, payload: Payload) -> Signal:
     """The payload as a signal of this kind."""
+    if kind == "vector":
+        return Signal(kind=kind, array=_vector(payload))
+    if isinstance(payload, list):
+        raise DecodeError(f"{kind} needs an encoded file or text, got a list")
     if kind in ("text", "molecule"):
         text = _text(payload)
         return Signal(kind=kind, text=_checked_smiles(text) if kind == "molecule" else text)
@@ -173,6 +180,25 @@ _ARRAY_DECODERS: dict[SignalKind, Callable[[bytes], _Decoded]] = {
     "video": _video,
     "series": _series,
 }
+
+
+def _vector(payload: Payload) -> npt.NDArray[np.float32]:
+    """Numbers only: a text that looks like one, or a truth value, is a sign of the wrong column."""
+    if not isinstance(payload, list):
+        raise DecodeError(f"vector needs a list of numbers, got {type(payload).__name__}")
+    if not payload:
+        raise DecodeError("vector is empty")
+    other = next((value for value in payload if type(value) not in _NUMBERS), 0.0)
+    if type(other) not in _NUMBERS:
+        raise DecodeError(f"vector holds something that is no number: {reprlib.repr(other)}")
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(payload, dtype=np.float64).astype(np.float32)
+    except OverflowError as error:
+        raise DecodeError("vector holds values that are not finite") from error
+    if not np.isfinite(array).all():
+        raise DecodeError("vector holds values that are not finite")
+    return array
 
 
 def _text(payload: bytes | str) -> str:

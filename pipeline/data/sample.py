@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+Payload = bytes | str | list[object]
+"""The encoded file's bytes, the text itself, or the cell that should hold a vector."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
@@ -14,8 +17,8 @@ class Sample:
 
     id: str
     """Unique within its source."""
-    payload: bytes | str
-    """The encoded file's bytes, or the text itself."""
+    payload: Payload
+    """What the decoder of the dataset's kind reads."""
     captions: tuple[str, ...]
     """One or more captions, none of them blank."""
     attributes: dict[str, str]

@@ -19,6 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.data.places import Place, RemotePlace, one_line
+
 _SCAN_BYTES = 1 << 24
 _HEAD_ROWS = 64
 _BOM = b"\xef\xbb\xbf"
@@ -53,14 +55,16 @@ class Table(Protocol):
 class ParquetTable:
     """A Parquet file; only the row groups that hold the wanted rows are read, and only the wanted columns."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, place: Place) -> None:
         try:
-            self._file = pq.ParquetFile(path, memory_map=True)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"table {path} is not a readable Parquet file: {error}") from error
-        self.columns = tuple(self._file.schema_arrow.names)
-        metadata = self._file.metadata
-        sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+            if isinstance(place, RemotePlace):
+                self._file = pq.ParquetFile(place.arrow_file(), pre_buffer=True)
+            else:
+                self._file = pq.ParquetFile(place.local_copy(), memory_map=True)
+            self.columns = tuple(self._file.schema_arrow.names)
+            sizes = _group_sizes(self._file.metadata)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise ValueError(f"table {place.name} is not a readable Parquet file: {one_line(error)}") from error
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
     def __len__(self) -> int:
@@ -71,28 +75,62 @@ class ParquetTable:
         for group in range(len(self._starts) - 1):
             first, last = int(self._starts[group]), int(self._starts[group + 1])
             if first < stop and start < last:
-                table = self._file.read_row_group(group, columns=list(columns))
+                table = self._group(group, columns)
                 for index in range(max(start, first) - first, min(stop, last) - first):
-                    yield _arrow_row(table, index)
+                    yield table if isinstance(table, BrokenRow) else arrow_row(table, index)
+
+    def _group(self, group: int, columns: Sequence[str]) -> pa.Table | BrokenRow:
+        """A row group, or what stands for each of its rows where it is damaged."""
+        try:
+            table = self._file.read_row_group(group, columns=list(columns))
+            table.validate()
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk or the network, not the file
+            return BrokenRow(f"row group {group} is damaged: {one_line(error)}", {})
+        expected = int(self._starts[group + 1] - self._starts[group])
+        if table.num_rows != expected:
+            return BrokenRow(f"row group {group} is damaged: {table.num_rows} of {expected} rows", {})
+        return table
 
 
-def _arrow_row(table: pa.Table, index: int) -> Row:
+def _group_sizes(metadata: pq.FileMetaData) -> list[int]:
+    """Rows of each row group; a damaged footer may claim any number of them, which every column has to confirm."""
+    sizes = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        values = [group.column(column).num_values for column in range(group.num_columns)]
+        if group.num_rows < 0 or any(count < group.num_rows for count in values):
+            raise ValueError(f"row group {number} claims {group.num_rows} rows, its columns hold {min(values)} values")
+        sizes.append(group.num_rows)
+    if sum(sizes) != metadata.num_rows:
+        raise ValueError(f"the footer claims {metadata.num_rows} rows, the row groups hold {sum(sizes)}")
+    return sizes
+
+
+def arrow_row(table: pa.Table | pa.RecordBatch, index: int) -> Row:
     """Cells one by one: Parquet readers do not check UTF-8, so a single cell may fail to become a string."""
     cells: dict[str, Any] = {}
     broken: list[str] = []
-    for name, column in zip(table.column_names, table.columns, strict=True):
+    for name, column in zip(table.schema.names, table.columns, strict=True):
         try:
             cells[name] = column[index].as_py()
         except UnicodeDecodeError:
-            broken.append(name)
-    return BrokenRow(f"column {broken[0]!r} is not UTF-8", cells) if broken else cells
+            broken.append(f"column {name!r} is not UTF-8")
+        except (ValueError, OverflowError, KeyError, NotImplementedError) as error:
+            # Dates beyond Python's, unknown time zones and the like.
+            broken.append(f"column {name!r} cannot be read: {one_line(error)}")
+    return BrokenRow(broken[0], cells) if broken else cells
 
 
 class LinesTable:
     """A JSON Lines or CSV file, read through an index of where its records start."""
 
-    def __init__(self, path: Path, *, quoted: bool) -> None:
-        self._path = path
+    def __init__(self, place: Place, *, quoted: bool) -> None:
+        self._name = place.name
+        self._path = path = place.local_copy()
         offsets = record_offsets(path, quoted=quoted)
         self._parse: Callable[[str], Row] = _parse_json
         if quoted:
@@ -121,13 +159,15 @@ class LinesTable:
 
     def _csv_header(self, offsets: npt.NDArray[np.int64]) -> tuple[str, ...]:
         if not len(offsets):
-            raise ValueError(f"table {self._path} is empty; it needs a header line and rows")
+            raise ValueError(f"table {self._name} is empty; it needs a header line and rows")
         with self._path.open("rb") as file:
             raw = file.read(int(offsets[0, 1]))[int(offsets[0, 0]) :]
         try:
             return tuple(next(csv.reader(io.StringIO(raw.decode("utf-8"), newline="\n"))))
         except UnicodeDecodeError as error:
-            raise ValueError(f"table {self._path} has a header line that is not UTF-8") from error
+            raise ValueError(f"table {self._name} has a header line that is not UTF-8") from error
+        except (csv.Error, StopIteration) as error:
+            raise ValueError(f"table {self._name} has a header line that is not CSV: {one_line(error)}") from error
 
     def _parse_csv(self, text: str) -> Row:
         try:
@@ -143,7 +183,7 @@ class LinesTable:
 def _parse_json(text: str) -> Row:
     try:
         row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of more digits than Python converts is a ValueError too
         return BrokenRow(f"not JSON: {error}", {})
     return row if isinstance(row, dict) else BrokenRow("not a JSON object", {})
 
@@ -184,8 +224,8 @@ def _without_blank(path: Path, ranges: npt.NDArray[np.int64]) -> npt.NDArray[np.
     return ranges[keep]
 
 
-def open_table(path: Path, kind: str) -> Table:
+def open_table(place: Place, kind: str) -> Table:
     """The table of a file of kind `parquet`, `jsonl` or `csv`."""
     if kind == "parquet":
-        return ParquetTable(path)
-    return LinesTable(path, quoted=kind == "csv")
+        return ParquetTable(place)
+    return LinesTable(place, quoted=kind == "csv")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config.schema import EncoderConfig, SignalKind
-from pipeline.encoders import project_class
+from pipeline.encoders import precomputed, project_class
 from pipeline.encoders.base import Encoder, TokenEncoder
 from pipeline.encoders.folder import folder_fingerprint, model_folder
 
@@ -19,6 +19,8 @@ def load_encoder(config: EncoderConfig, kind: SignalKind, root: Path, device: st
     check_settings(config, kind)
     if config.tokens is not None:
         raise ValueError(f"encoder {config.name!r}: it gives tokens, where one vector is needed: remove `tokens`")
+    if config.path == precomputed.PATH:
+        return precomputed.Precomputed(config)
     if project_class.is_class_path(config.path):
         return project_class.load_encoder(config, kind, root, device)
     # Classical encoders do without transformers, which takes seconds to import.
@@ -41,6 +43,8 @@ def encoder_fingerprint(config: EncoderConfig, kind: SignalKind, root: Path) -> 
     A model in a folder is not loaded for it, nor is the library that runs it; a class of the project is made once.
     """
     check_settings(config, kind)
+    if config.path == precomputed.PATH:
+        return precomputed.Precomputed(config).fingerprint
     if project_class.is_class_path(config.path):
         return project_class.load_encoder(config, kind, root, "cpu").fingerprint
     return folder_fingerprint(config, kind, model_folder(config.path, revision=config.revision, root=root))
@@ -48,6 +52,14 @@ def encoder_fingerprint(config: EncoderConfig, kind: SignalKind, root: Path) -> 
 
 def check_settings(config: EncoderConfig, kind: SignalKind) -> None:
     """Refuse settings that would have no effect on signals of `kind`."""
+    if (config.path == precomputed.PATH) != (kind == "vector"):
+        raise ValueError(
+            f"encoder {config.name!r}: its path is {config.path!r}, but its signals are of kind {kind}: vectors go "
+            f"with {precomputed.PATH!r}, all other signals with a model"
+        )
+    if config.path == precomputed.PATH:
+        precomputed.check_settings(config)
+        return
     if config.rate_hz is not None and kind != "series":
         raise ValueError(
             f"encoder {config.name!r}: rate_hz is {config.rate_hz:g}, but its signals are of kind {kind}: only series "

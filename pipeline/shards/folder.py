@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from pyarrow import fs
 
 from pipeline.config.fingerprint import file_sha256
+from pipeline.data.places import one_line, public_uri
 from pipeline.shards.manifest import MANIFEST_FILE, FileEntry, Manifest, load_manifest, parse_manifest
 
 _PIECE = 2**20
@@ -50,7 +51,7 @@ def remote_datasets(uri: str) -> list[str]:
     names = RemoteFolder(uri, default_cache()).datasets()
     outside = [name for name in names if ".." in name.split("/")]  # any text is a valid key of a bucket
     if outside:
-        raise ValueError(f"{_public(uri)} holds a dataset named {outside[0]!r}, which leads elsewhere: rename it")
+        raise ValueError(f"{public_uri(uri)} holds a dataset named {outside[0]!r}, which leads elsewhere: rename it")
     return names
 
 
@@ -98,11 +99,11 @@ class RemoteFolder:
 
     def __init__(self, uri: str, cache: Path) -> None:
         self._cache = cache
-        self.name = _public(uri)
+        self.name = public_uri(uri)
         try:
             self._files, path = fs.FileSystem.from_uri(uri)
         except (OSError, ValueError, NotImplementedError) as error:
-            reason = _line(error).replace(uri, self.name)
+            reason = one_line(error).replace(uri, self.name)
             raise ValueError(
                 f"{self.name} cannot be opened ({reason}): give a folder of this machine, or a URI that "
                 f"pyarrow.fs.FileSystem.from_uri knows, such as s3://bucket/folder or gs://bucket/folder"
@@ -120,7 +121,7 @@ class RemoteFolder:
                 f"jobs.extract_embeddings there"
             ) from error
         except OSError as error:
-            raise ValueError(f"{self.name}/{MANIFEST_FILE} cannot be read: {_line(error)}") from error
+            raise ValueError(f"{self.name}/{MANIFEST_FILE} cannot be read: {one_line(error)}") from error
         return parse_manifest(content, f"{self.name}/{MANIFEST_FILE}")
 
     def datasets(self) -> list[str]:
@@ -130,7 +131,7 @@ class RemoteFolder:
                 return [""]  # no dataset lies in another, and a bucket may be large
             below = self._files.get_file_info(fs.FileSelector(self._path, recursive=True))
         except OSError as error:
-            raise ValueError(f"{self.name} cannot be listed: {_line(error)}") from error
+            raise ValueError(f"{self.name} cannot be listed: {one_line(error)}") from error
         suffix = f"/{MANIFEST_FILE}"
         found = (info.path.removeprefix(f"{self._path}/") for info in below if info.path.endswith(suffix))
         return sorted(path.removesuffix(suffix) for path in found)
@@ -163,7 +164,7 @@ class RemoteFolder:
             Path(temporary).chmod(0o644)  # mkstemp's 0600 would keep a shared cache from other users
             Path(temporary).replace(path)
         except OSError as error:
-            raise ValueError(f"{source} cannot be fetched: {_line(error)}") from error
+            raise ValueError(f"{source} cannot be fetched: {one_line(error)}") from error
         finally:
             Path(temporary).unlink(missing_ok=True)
 
@@ -191,13 +192,3 @@ def file_problem(path: Path, entry: FileEntry, *, hashed: bool) -> str | None:
     if hashed and file_sha256(path) != entry.sha256:
         return "is damaged (its SHA-256 differs from the manifest's)"
     return None
-
-
-def _public(uri: str) -> str:
-    """The URI without what may be secret: the user's part, and the query."""
-    parts = urlsplit(uri)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

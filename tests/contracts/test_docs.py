@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from pipeline.config.schema import EncoderConfig
+from pipeline.config.load import load_config, to_tree
+from pipeline.config.schema import EncoderConfig, SourceConfig
+from pipeline.config.source import SourceKind
 from pipeline.encoders.project_class import is_class_path
 from pipeline.encoders.registry import check_settings, load_encoder
 from pipeline.signal import Signal
@@ -20,6 +22,7 @@ from pipeline.signal import Signal
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 ENCODERS = (ROOT / "docs" / "encoders.md").read_text(encoding="utf-8")
+SOURCES = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -41,6 +44,32 @@ def test_every_encoder_shown_is_a_valid_configuration(block: str) -> None:
     assert shown["encoders"]
     for entry in shown["encoders"]:
         check_settings(TypeAdapter(EncoderConfig).validate_python(entry), shown["kind"])
+
+
+def loaded(dataset: dict[str, Any], folder: Path) -> Any:
+    """The dataset in a configuration file, as the loader reads it."""
+    base = to_tree(load_config(preset="smoke"))["datasets"][0]
+    (folder / "run.yaml").write_text(yaml.safe_dump({"preset": "smoke", "datasets": [base | dataset]}))
+    return load_config(file=folder / "run.yaml").datasets[0]
+
+
+@pytest.mark.parametrize("block", blocks(SOURCES, "yaml"))
+def test_every_source_shown_is_loaded(block: str, tmp_path: Path) -> None:
+    shown: dict[str, Any] = yaml.safe_load(block)
+    kind = "vector" if shown["kind"] == "embeddings" else "image"
+    assert loaded({"kind": kind, "source": shown}, tmp_path).source == TypeAdapter(SourceConfig).validate_python(shown)
+
+
+def test_the_dataset_of_ready_embeddings_shown_is_loaded(tmp_path: Path) -> None:
+    (block,) = blocks(SOURCES, "yaml dataset")
+    dataset = loaded(yaml.safe_load(block), tmp_path)
+    check_settings(dataset.encoders[0], dataset.kind)
+    assert (dataset.encoders[0].width, dataset.source.kind) == (768, "embeddings")
+
+
+def test_every_kind_of_source_is_shown() -> None:
+    shown = {yaml.safe_load(block)["kind"] for block in blocks(SOURCES, "yaml")}
+    assert shown == set(get_args(SourceKind))
 
 
 def test_the_class_shown_encodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,9 @@ import pytest
 
 from pipeline.config.schema import MiniatureConfig
 from pipeline.data.miniature.suite import generate_suite
+from tests.s3_server import endpoint
+
+__all__ = ["endpoint"]
 
 
 @pytest.fixture(scope="session")

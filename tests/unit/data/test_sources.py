@@ -225,3 +225,19 @@ def test_row_range_outside_of_the_table(tmp_path: Path) -> None:
     source = open_source(_inline("jsonl", _write(tmp_path, "jsonl", ROWS)), tmp_path)
     with pytest.raises(ValueError, match=r"row range \[5, 8\) is outside of table .* with 7 rows"):
         list(source.read(5, 8))
+
+
+def test_the_fingerprints_of_tables_stay_what_they_were(tmp_path: Path) -> None:
+    """Shards that were made before other kinds of sources came are still known."""
+    (tmp_path / "t.jsonl").write_bytes(b'{"id": "a", "smiles": "C", "caption": "x"}\n')
+    (tmp_path / "a.bin").write_bytes(b"payload")
+    os.utime(tmp_path / "a.bin", ns=(10**18, 10**18))
+    (tmp_path / "t.csv").write_bytes(b"id,file,caption\na,a.bin,x\nb,none.bin,x\n")
+    assert (
+        open_source(_inline("jsonl", "t.jsonl"), tmp_path).fingerprint()
+        == "c306fb1fbc802d1fac2ef32650ff3c21a76b592c94b09294e8658b7bf6576697"
+    )
+    assert (
+        open_source(SourceConfig(kind="csv", path="t.csv"), tmp_path).fingerprint()
+        == "962f23db9b63d3411c35563d11fd3f7a5a55c831c2b93fe2a6ac72c4b3c134ea"
+    )

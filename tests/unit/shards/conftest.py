@@ -19,7 +19,10 @@ from pipeline.shards.format import FORMAT_VERSION, ShardRecord, StorageDtype, To
 from pipeline.shards.manifest import REJECTED_FILE, EncoderRecord, save_manifest
 from pipeline.shards.writer import Shard, write_shard
 from pipeline.signal import Signal
+from tests.s3_server import endpoint
 from tests.tiny_project import tiny_config
+
+__all__ = ["endpoint"]
 
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 WIDTHS = {"text-a": 6, "text-b": 9, "image-a": 5}

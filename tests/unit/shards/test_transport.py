@@ -22,7 +22,7 @@ ARRAY = arrays.arrays(
 SIGNAL = st.one_of(
     st.builds(
         lambda kind, array, rate: Signal(kind=kind, array=array, rate_hz=rate),
-        st.sampled_from(["image", "audio", "video", "series"]),
+        st.sampled_from(["image", "audio", "video", "series", "vector"]),
         ARRAY,
         st.none() | st.floats(1, 1e5),
     ),
