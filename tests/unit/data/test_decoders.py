@@ -182,3 +182,14 @@ def test_reason_is_one_line() -> None:
         decode("image", b"not an image")
     assert caught.value.reason == str(caught.value)
     assert "\n" not in caught.value.reason
+
+
+@pytest.mark.parametrize("kind", ["image", "audio", "video", "series", "text", "molecule"])
+def test_a_list_is_a_vector_and_nothing_else(kind: SignalKind) -> None:
+    with pytest.raises(DecodeError, match=f"^{kind} needs an encoded file or text, got a list$"):
+        decode(kind, [1.0, 2.0])
+    array = decode("vector", [1, 2.5, np.float16(3)]).array
+    assert array is not None and array.dtype == np.float32 and array.tolist() == [1, 2.5, 3]
+    for payload in (b"\0\0\0\0", "[1.0]"):
+        with pytest.raises(DecodeError, match="vector needs a list of numbers, got"):
+            decode("vector", payload)
