@@ -85,7 +85,7 @@ class TableSource(Source):
             return BadRow(id=name, source=origin, reason=str(error))
 
     def ids(self) -> Iterator[str]:
-        """The id of every row, in order; that of a good row is its sample\'s. payloads are left alone."""
+        """The id of every row, in order; that of a good row is its sample's. Payloads are left alone."""
         for index, row in enumerate(self._table.rows(0, len(self), (self.config.id_field,))):
             yield self._id(row, index)
 
@@ -169,7 +169,7 @@ class TableSource(Source):
         return content
 
     def _relative(self, cell: Any) -> str:
-        if not isinstance(cell, str) or not cell or "\0" in cell:
+        if not isinstance(cell, str) or not cell or "\0" in cell or not is_utf8(cell):
             raise RowError(f"field {self.config.payload_field!r} holds no path")
         relative = posixpath.normpath(cell)
         if posixpath.isabs(relative) or relative.split("/")[0] == "..":

@@ -159,6 +159,7 @@ def test_damaged_files(kind: str) -> None:
     rows=st.lists(st.dictionaries(st.sampled_from(["id", "caption", "file", "split", "side"]), JSON_VALUES), max_size=5)
 )
 @example(rows=[{"id": "\ud800", "caption": "x", "file": "a.png", "side": ""}])
+@example(rows=[{"file": "\ud800"}])
 def test_random_json_cells(rows: list[dict[str, Any]]) -> None:
     with folder() as root:
         (root / "a.png").write_bytes(png(0))
