@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline.shards.folder import open_folder
 from pipeline.shards.manifest import Manifest
+from pipeline.shards.mapping import MappedShard
 from pipeline.shards.rows import ShardRows
 
 
@@ -31,7 +32,7 @@ class EmbeddingDataset(ShardRows):
         self._folder = open_folder(location, cache)
         self._verify = verify
         self.manifest: Manifest = self._folder.manifest()
-        self._tables: dict[int, pa.Table] = {}
+        self._shards: dict[int, MappedShard] = {}
         super().__init__(
             self._folder.name,
             shard_rows=[entry.rows for entry in self.manifest.shards],
@@ -49,20 +50,21 @@ class EmbeddingDataset(ShardRows):
         """Rows of each split."""
         return self.manifest.splits
 
-    def _table(self, shard: int) -> pa.Table:
-        if shard not in self._tables:
-            self._tables[shard] = self._passing_table(shard)
-        return self._tables[shard]
+    def _shard(self, shard: int) -> MappedShard:
+        if shard not in self._shards:
+            self._shards[shard] = self._open(shard)
+        return self._shards[shard]
 
     def _passing_table(self, shard: int) -> pa.Table:
-        if shard in self._tables:
-            return self._tables[shard]
+        return self._shards[shard].table if shard in self._shards else self._open(shard).table
+
+    def _open(self, shard: int) -> MappedShard:
         entry = self.manifest.shards[shard]
         path = self._folder.file(entry, hashed=self._verify)
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        if not table.schema.equals(self._schema) or table.num_rows != entry.rows:
+        opened = MappedShard(path)
+        if not opened.table.schema.equals(self._schema) or opened.table.num_rows != entry.rows:
             raise ValueError(f"{path} does not hold what the manifest says: extract the dataset again")
-        return table
+        return opened
 
 
 class ConcatDataset(ShardRows):
@@ -82,7 +84,7 @@ class ConcatDataset(ShardRows):
                         f"datasets that were extracted with encoders of one width and one extract.storage_dtype"
                     )
         self.datasets = tuple(datasets)
-        self._shards = [(dataset, shard) for dataset in datasets for shard in range(dataset.shard_count)]
+        self._places = [(dataset, shard) for dataset in datasets for shard in range(dataset.shard_count)]
         super().__init__(
             " + ".join(dataset.name for dataset in datasets),
             shard_rows=[entry.rows for dataset in datasets for entry in dataset.manifest.shards],
@@ -100,12 +102,12 @@ class ConcatDataset(ShardRows):
             total.update(dataset.splits)
         return total
 
-    def _table(self, shard: int) -> pa.Table:
-        dataset, local = self._shards[shard]
-        return dataset._table(local)
+    def _shard(self, shard: int) -> MappedShard:
+        dataset, local = self._places[shard]
+        return dataset._shard(local)
 
     def _passing_table(self, shard: int) -> pa.Table:
-        dataset, local = self._shards[shard]
+        dataset, local = self._places[shard]
         return dataset._passing_table(local)
 
 

@@ -39,12 +39,12 @@ def test_a_row_group_is_a_shard(dataset: EmbeddingDataset, tmp_path: Path) -> No
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
     manifest = json.loads(whole.schema.metadata[MANIFEST_KEY])
     assert (manifest["rows"], manifest["encoder"]["name"]) == (9, "e")
-    assert dataset._tables.keys() <= {0, 1, 2}
+    assert dataset._shards.keys() <= {0, 1, 2}
 
 
 def test_no_shard_stays_mapped(dataset: EmbeddingDataset, tmp_path: Path) -> None:
     export_parquet(dataset, tmp_path / "d.parquet")
-    assert dataset._tables == {}
+    assert dataset._shards == {}
 
 
 def test_a_large_shard_is_one_row_group_too(tmp_path: Path) -> None:

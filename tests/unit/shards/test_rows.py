@@ -92,7 +92,7 @@ def test_a_pass_over_all_shards_keeps_none(tmp_path: Path) -> None:
     assert [row for table in dataset.tables(["id"]) for row in table["id"].to_pylist()] == dataset.ids(range(16))
     fresh = EmbeddingDataset(tmp_path / "d")
     assert sum(table.num_rows for table in fresh.tables()) == 16
-    assert fresh._tables == {}
+    assert fresh._shards == {}
 
 
 @pytest.mark.parametrize("read", [lambda d: d.take([0], ["vector"]), lambda d: next(d.tables(["vector"]))])

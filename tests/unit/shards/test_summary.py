@@ -23,7 +23,7 @@ def test_norms_are_those_of_all_rows(tmp_path: Path, dtype: StorageDtype) -> Non
     write_dataset(tmp_path, [[ROW] * 5, [], [ROW] * 4], dtype, 0)
     dataset = EmbeddingDataset(tmp_path)
     summary = summarise_dataset(dataset, rows=0)
-    assert dataset._tables == {}
+    assert dataset._shards == {}
     for found, read in ((summary.embedding_norms, dataset.embeddings), (summary.text_norms, dataset.text_embeddings)):
         expected = np.linalg.norm(read(range(9), normalize=False).numpy().astype(np.float64), axis=1)
         assert (found.smallest, found.mean, found.largest) == pytest.approx(

@@ -125,7 +125,7 @@ def test_nothing_stays_mapped(directory: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     assert verify_dataset(directory) == []
     assert len(opened) == 3
-    assert all(dataset._tables == {} for dataset in opened)
+    assert all(dataset._shards == {} for dataset in opened)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
