@@ -6,7 +6,7 @@ float32 tensor) by each of them, warm and cold.
 Shards and memory map are open before the clock starts, and the shards' hashes checked; what that costs, once a
 process, is measured beside it.  A pickle is unpickled for each episode, as there is no other way to a row of it.  Warm:
 all pages are in memory.  Cold: no page of the rows is; what came from the disk then is measured as well.  The variants
-take turns, in an order that rotates.
+take turns in a random order, since an unpickled file leaves the processor's caches full of itself.
 
 This is the only place of the project that reads a pickle: one that it wrote itself a moment ago.
 """
@@ -157,18 +157,18 @@ def _warm(variants: dict[str, Variant], rng: np.random.Generator, rows: int, rep
     reads = {name: variant.open() for name, variant in variants.items()}
     for read in reads.values():
         read(np.arange(rows))  # every page is in memory, every hash checked
-    for repeat in range(repeats):
+    for _ in range(repeats):
         episode = _episode(rng, rows)
-        for name in _rotated(list(variants), repeat):
+        for name in rng.permutation(list(variants)):
             began = time.perf_counter()
             reads[name](episode)
             variants[name].warm_s.append(time.perf_counter() - began)
 
 
 def _cold(variants: dict[str, Variant], rng: np.random.Generator, rows: int, repeats: int) -> None:
-    for repeat in range(repeats):
+    for _ in range(repeats):
         episode = _episode(rng, rows)
-        for name in _rotated(list(variants), repeat):
+        for name in rng.permutation(list(variants)):
             variant = variants[name]
             gc.collect()  # pages that are mapped somewhere cannot be dropped
             for file in variant.files:
@@ -183,11 +183,6 @@ def _cold(variants: dict[str, Variant], rng: np.random.Generator, rows: int, rep
             read(episode)
             variant.cold_s.append(time.perf_counter() - began)
             variant.cold_mib.append((_bytes_from_disk() - before) / 2**20)
-
-
-def _rotated(names: list[str], by: int) -> list[str]:
-    start = by % len(names)
-    return names[start:] + names[:start]
 
 
 def _drop(file: Path) -> None:
