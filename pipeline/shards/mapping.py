@@ -3,7 +3,7 @@
 In: the path of an Arrow IPC file.  Out: its table without a copy, and a hint to the system which bytes come next.
 
 A page that is touched without a hint is waited for alone, with many neighbours that nobody asked for.  Hints for all
-rows of an episode go to the disk side by side: on the machine of docs/shards.md a cold episode takes a fiftieth.
+rows of an episode go to the disk side by side: on the machine of docs/shards.md a cold episode takes a twentieth.
 """
 
 from __future__ import annotations
