@@ -13,15 +13,16 @@ ROOT = Path(__file__).resolve().parents[2]
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if not path.stem.startswith("_"))
 HELP = ["--help"]
 WRONG_KEY = ["--preset", "smoke", "--set", "nonsense=1"]
+REQUIRED = {"import_reference_checkpoint": ["model.pt", "--out", "folder"]}
 
 # One process for all of them: each would otherwise spend its time importing torch and Ray.
 RUN_ALL = """
 import contextlib, io, json, runpy, sys
-jobs, command_lines = json.loads(sys.argv[1])
+jobs, command_lines, required = json.loads(sys.argv[1])
 results = {}
 for job in jobs:
     for arguments in command_lines:
-        sys.argv = [job, *arguments]
+        sys.argv = [job, *arguments, *required.get(job, [])]
         sys.modules.pop(f"jobs.{job}", None)  # `demo` imports the others; each is to start afresh
         code, out, err = None, io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -40,7 +41,7 @@ Results = dict[str, tuple[int | str, str, str]]
 
 @pytest.fixture(scope="module")
 def results() -> Results:
-    request = json.dumps([JOBS, [HELP, WRONG_KEY]])
+    request = json.dumps([JOBS, [HELP, WRONG_KEY], REQUIRED])
     command = [sys.executable, "-c", RUN_ALL, request]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert finished.returncode == 0, finished.stderr
