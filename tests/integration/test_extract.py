@@ -12,11 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.config.schema import ExperimentConfig, TokensConfig
+from pipeline.config.schema import EncoderConfig, ExperimentConfig, TokensConfig
 from pipeline.runtime import ray_data
 from pipeline.runtime.session import Session
 from pipeline.shards import EmbeddingDataset, verify_dataset
 from pipeline.shards.extraction import ShardTask, extract_locally
+from tests.source_kinds import WRITERS, pictures
 from tests.tiny_project import note_rows, save_models, tiny_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
@@ -80,6 +81,26 @@ def test_ray_writes_the_bytes_of_the_local_path_and_repairs_them(tmp_path: Path,
         ("tiles", "image-a", 44, 44),
         ("tiles", "image-tokens", 44, 44),
     ]
+
+
+def test_every_kind_of_source_goes_through_ray(tmp_path: Path, config: ExperimentConfig) -> None:
+    tiles = config.datasets[1]
+    ready = EncoderConfig(name="ready", path="precomputed", width=4)
+    datasets = [
+        replace(
+            tiles,
+            name=name,
+            kind="vector" if name == "embeddings" else "image",
+            source=write(tmp_path),
+            encoders=(ready,) if name == "embeddings" else tiles.encoders,
+        )
+        for name, write in WRITERS.items()
+    ]
+    config = replace(config, datasets=tuple(datasets))
+    local = extract_locally(config, tmp_path, tmp_path / "local", on_progress=quiet)
+    assert ray_data.extract(config, tmp_path, tmp_path / "ray", on_progress=quiet) == local
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+    assert {name: manifest.rows for (name, _), manifest in local.items()} == dict.fromkeys(WRITERS, len(pictures()))
 
 
 def test_a_killed_encoder_costs_nothing(tmp_path: Path, config: ExperimentConfig) -> None:
