@@ -165,8 +165,12 @@ class EpisodeConfig:
     """K is drawn from this list."""
     queries: PositiveInt = 4
     """Query pairs an episode, disjoint from the support."""
-    isometry: str = Field(default="haar", pattern=r"^(none|haar|signed_permutation|householder:[1-9][0-9]*)$")
-    """`none`, `haar`, `signed_permutation` or `householder:k`; one draw for support and queries, none for text."""
+    isometry: str = Field(
+        default="haar",
+        pattern=r"^(none|haar|signed_permutation|(householder|bank):[1-9][0-9]*|(scale|warp):[0-9]+(\.[0-9]+)?)$",
+    )
+    """`none`, `haar`, `bank:n` (one of n), `signed_permutation` or `householder:k` reflections; for ablation, no
+    isometries: `scale:s` and `warp:s`. One draw for support and queries, none for text."""
     size_exponent: Fraction = 0.0
     """Modalities are drawn in proportion to size ** this; 0: uniformly."""
     text_fraction: Fraction = 0.0

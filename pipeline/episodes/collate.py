@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.config.schema import EpisodeConfig
+from pipeline.episodes.augmentation import sample_augmentation
 from pipeline.episodes.batch import EpisodeBatch, SupportBatch
 from pipeline.episodes.distortion import distort
-from pipeline.episodes.isometry import sample_isometry
 from pipeline.episodes.sampler import EpisodeSampler, EpisodeSpec
 from pipeline.episodes.width import fit_width_map
 
@@ -93,7 +93,7 @@ class EpisodeBuilder:
         if self._common_width is not None and both.shape[1] != self._common_width:
             both = fit_width_map(both[:shots], self._common_width, seed=spec.isometry_seed)(both)
         config = self._config
-        both = sample_isometry(config.isometry, both.shape[1], spec.isometry_seed, device=device)(both)
+        both = sample_augmentation(config.isometry, both.shape[1], spec.isometry_seed, device=device)(both)
         if spec.dataset in self._texts:
             both = distort(both, scale=config.text_scale, noise=config.text_noise, seed=spec.isometry_seed)
         return both[:shots], both[shots:], source.text_embeddings(spec.support_K).to(device)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.episodes.isometry import sample_isometry
 
-KINDS = ["none", "haar", "signed_permutation", "householder:1", "householder:5"]
+KINDS = ["none", "haar", "signed_permutation", "householder:1", "householder:5", "bank:3"]
 
 
 @given(kind=st.sampled_from(KINDS), width=st.integers(1, 48), seed=st.integers(0, 2**62))
@@ -39,6 +39,13 @@ def test_haar_has_the_moments_of_the_uniform_law() -> None:
     assert abs(traces.square().mean() - 1) < 0.15
     assert abs(matrices.pow(4).mean() - 3 / (width * (width + 2))) < 0.003
     assert 0.45 < (torch.linalg.det(matrices) > 0).float().mean() < 0.55
+
+
+def test_a_bank_has_so_many_matrices_of_the_haar_law() -> None:
+    x = torch.eye(6)
+    found = {tuple(sample_isometry("bank:4", 6, seed)(x).flatten().tolist()) for seed in range(40)}
+    drawn = {tuple(sample_isometry("haar", 6, seed)(x).flatten().tolist()) for seed in range(40)}
+    assert (len(found), len(drawn), found & drawn) == (4, 40, set())
 
 
 def test_unknown_kind_lists_the_known() -> None:
