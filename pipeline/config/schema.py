@@ -23,7 +23,7 @@ from pipeline.config.types import SignalKind as SignalKind
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
-HypernetKind = Literal["attention", "equivariant"]
+HypernetKind = Literal["attention", "transformer", "equivariant"]
 MethodName = Literal[
     "semi",
     "semi_shuffled_text",
@@ -188,7 +188,8 @@ class HypernetConfig:
     """The hypernetwork."""
 
     kind: HypernetKind = "attention"
-    """`attention`: the paper's (METHOD section 1); `equivariant`: METHOD section 6."""
+    """`attention`: the paper's (METHOD section 1); `transformer`: the same with `layers` Transformer layers;
+    `equivariant`: METHOD section 6."""
     rank: PositiveInt = 32
     """Adapter rank R."""
     alpha: PositiveFloat = 32.0
@@ -198,7 +199,7 @@ class HypernetConfig:
     heads: PositiveInt = 1
     """Attention heads."""
     layers: NonNegativeInt = 1
-    """Attention layers; 0 (equivariant only): no learned correction, a learned penalty and gain alone."""
+    """Attention layers (`attention` has one); 0 (equivariant only): a learned penalty and gain, no correction."""
     generate_bias: bool = True
     """Whether biases are generated besides A and B."""
     text_conditioning: bool = True

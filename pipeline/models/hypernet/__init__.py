@@ -11,7 +11,11 @@ from pipeline.models.projector import Projector
 __all__ = ["AttentionHypernet", "EquivariantHypernet", "Hypernet", "build_hypernet"]
 
 
-_KINDS: dict[HypernetKind, type[Hypernet]] = {"attention": AttentionHypernet, "equivariant": EquivariantHypernet}
+_KINDS: dict[HypernetKind, type[Hypernet]] = {
+    "attention": AttentionHypernet,
+    "transformer": AttentionHypernet,
+    "equivariant": EquivariantHypernet,
+}
 
 
 def build_hypernet(config: HypernetConfig, projector: Projector) -> Hypernet:

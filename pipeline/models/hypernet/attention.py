@@ -1,4 +1,4 @@
-"""The paper's hypernetwork (METHOD section 1).
+"""The paper's hypernetwork (METHOD section 1), and the same around a Transformer of several layers.
 
 In: `[prefix_1..prefix_L ; instruction ; e_1, t_1, e_2, t_2, ...]`, all of width H.
 Out: one linear generator a projector layer turns its prefix's output into A, B and bias.
@@ -50,21 +50,48 @@ class SelfAttention(nn.Module):
         return functional.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
 
 
+class TransformerEncoder(nn.Module):
+    """Pre-norm Transformer layers without dropout, so that generated and merged adapters are the same."""
+
+    def __init__(self, width: int, heads: int, layers: int) -> None:
+        super().__init__()
+        if layers < 1:
+            raise ValueError(f"hypernet.layers={layers} must be at least 1 for kind=transformer")
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x_NTH: Tensor, rows: int) -> Tensor:
+        """Outputs of the first `rows` positions, `[N, rows, H]`."""
+        for layer in self.layers:
+            x_NTH = layer(x_NTH)
+        result: Tensor = self.norm(x_NTH[:, :rows])
+        return result
+
+
 class AttentionHypernet(Hypernet):
-    """Single-layer self-attention over the support, linear generators for each projector layer."""
+    """Self-attention over the support (one layer for kind=attention), linear generators for each projector layer."""
 
     def __init__(self, config: HypernetConfig, layer_shapes: list[tuple[int, int]]) -> None:
         super().__init__(config, layer_shapes)
         width, rank = config.width, config.rank
         if layer_shapes[0][0] != width:
             raise ValueError(
-                f"hypernet.width={width} must equal projector.input_width={layer_shapes[0][0]} for kind=attention: "
+                f"hypernet.width={width} must equal projector.input_width={layer_shapes[0][0]} for kind={config.kind}: "
                 "embeddings and text embeddings stand in one sequence"
             )
         self.common_width = width
         self.prefix_tokens = nn.Parameter(torch.empty(len(layer_shapes), width))
         nn.init.xavier_uniform_(self.prefix_tokens)
-        self.attention = SelfAttention(width, config.heads)
+        self.attention: nn.Module = (
+            TransformerEncoder(width, config.heads, config.layers)
+            if config.kind == "transformer"
+            else SelfAttention(width, config.heads)
+        )
         self.generators = nn.ModuleList(
             xavier_linear(width, rank * (i + o) + (o if config.generate_bias else 0)) for i, o in layer_shapes
         )

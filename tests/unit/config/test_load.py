@@ -85,7 +85,7 @@ def test_unknown_key_fails_with_the_valid_ones(key: str) -> None:
         ("meta=null", "meta: expected an object, got None (NoneType)"),
         ("integrate.shots=32", "integrate.shots: expected a valid array, got 32 (int)"),
         ("integrate.shots=[8, 0]", "integrate.shots.1: expected greater than 0, got 0 (int)"),
-        ("hypernet.kind=mlp", "hypernet.kind: expected 'attention' or 'equivariant', got 'mlp' (str)"),
+        ("hypernet.kind=mlp", "hypernet.kind: expected 'attention', 'transformer' or 'equivariant', got 'mlp' (str)"),
         (
             "pretrain.optim.learning_rate=.inf",
             "pretrain.optim.learning_rate: expected a finite number, got inf (float)",

@@ -66,7 +66,7 @@ def test_every_kind_is_read(tmp_path: Path) -> None:
         ("hypernet.rank: {uniform: [1, 4]}", "hypernet.rank: expected a valid integer, got 1.0 (float)"),
         (
             "hypernet.kind: {choice: [attention, mlp]}",
-            "hypernet.kind: expected 'attention' or 'equivariant', got 'mlp'",
+            "hypernet.kind: expected 'attention', 'transformer' or 'equivariant', got 'mlp'",
         ),
         ("hypernet.kind: {choice: [attention]}", "at least 2 items"),
         ("projector.dropout: {uniform: [0.0, 1.5]}", "projector.dropout: expected less than or equal to 1, got 1.5"),

@@ -49,6 +49,8 @@ def make_semi(kind: str) -> Semi:
     projector = Projector(WIDTH, 24, hidden_width=20, soft_tokens=3, dropout=0.1)
     if kind == "attention":
         config = HypernetConfig(kind="attention", width=WIDTH, rank=4, alpha=8.0)
+    elif kind == "transformer":
+        config = HypernetConfig(kind="transformer", width=WIDTH, rank=4, alpha=8.0, heads=2, layers=2)
     else:
         config = HypernetConfig(kind="equivariant", width=32, rank=64, alpha=8.0, heads=4, layers=2)
     hypernet = build_hypernet(config, projector)
@@ -58,6 +60,6 @@ def make_semi(kind: str) -> Semi:
     return Semi(projector, hypernet)
 
 
-@pytest.fixture(params=["attention", "equivariant"])
+@pytest.fixture(params=["attention", "transformer", "equivariant"])
 def semi(request: pytest.FixtureRequest) -> Semi:
     return make_semi(request.param)

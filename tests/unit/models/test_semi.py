@@ -161,7 +161,13 @@ def test_wrong_widths_are_named() -> None:
         make_semi("attention")(episode_batch(40))
 
 
-@pytest.mark.parametrize("kind", ["attention", "equivariant"])
+def test_a_transformer_without_layers_is_refused() -> None:
+    projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0)
+    with pytest.raises(ValueError, match=r"hypernet\.layers=0 must be at least 1 for kind=transformer"):
+        build_hypernet(HypernetConfig(kind="transformer", width=WIDTH, layers=0), projector)
+
+
+@pytest.mark.parametrize("kind", ["attention", "transformer", "equivariant"])
 def test_heads_must_divide_the_width(kind: HypernetKind) -> None:
     projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0)
     with pytest.raises(ValueError, match=r"hypernet\.heads=3 does not divide hypernet\.width=16"):
