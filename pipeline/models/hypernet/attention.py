@@ -84,6 +84,12 @@ class AttentionHypernet(Hypernet):
                 f"hypernet.width={width} must equal projector.input_width={layer_shapes[0][0]} for kind={config.kind}: "
                 "embeddings and text embeddings stand in one sequence"
             )
+        narrowest = min(min(shape) for shape in layer_shapes)
+        if rank > narrowest:
+            raise ValueError(
+                f"hypernet.rank={rank} is above the projector's narrowest width ({narrowest}): a layer has no more "
+                f"directions than that; choose at most {narrowest}"
+            )
         self.common_width = width
         self.prefix_tokens = nn.Parameter(torch.empty(len(layer_shapes), width))
         nn.init.xavier_uniform_(self.prefix_tokens)

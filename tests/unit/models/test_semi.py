@@ -161,10 +161,18 @@ def test_wrong_widths_are_named() -> None:
         make_semi("attention")(episode_batch(40))
 
 
+@pytest.mark.parametrize("kind", ["attention", "transformer"])
+def test_a_rank_above_the_width_is_refused(kind: HypernetKind) -> None:
+    projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0)
+    build_hypernet(HypernetConfig(kind=kind, width=WIDTH, rank=WIDTH), projector)
+    with pytest.raises(ValueError, match=r"hypernet\.rank=17 is above the projector's narrowest width \(16\)"):
+        build_hypernet(HypernetConfig(kind=kind, width=WIDTH, rank=WIDTH + 1), projector)
+
+
 def test_a_transformer_without_layers_is_refused() -> None:
     projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0)
     with pytest.raises(ValueError, match=r"hypernet\.layers=0 must be at least 1 for kind=transformer"):
-        build_hypernet(HypernetConfig(kind="transformer", width=WIDTH, layers=0), projector)
+        build_hypernet(HypernetConfig(kind="transformer", width=WIDTH, rank=2, layers=0), projector)
 
 
 @pytest.mark.parametrize("kind", ["attention", "transformer", "equivariant"])
