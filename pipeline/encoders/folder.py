@@ -23,7 +23,7 @@ _REVISED_FAMILIES = ("siglip", "siglip2", "clap")
 CHECKSUM_FILE = "SHA256SUMS"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Weights as safetensors only: a pickle in the repository is not even downloaded.
-_WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")
+_WANTED = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")
 
 
 def model_folder(path: str, *, revision: str | None, root: Path) -> Path:

@@ -1,28 +1,42 @@
 """A frozen causal LLM that reads soft tokens and is scored on captions.
 
-In: soft tokens `[B, S, D]` and captions.  Out: the mean cross-entropy of the captions' tokens, or generated captions.
+In: soft tokens `[B, S, D]` and captions.  Out: the mean cross-entropy of each caption's tokens, or generated captions.
 
-Every row is `prefix | soft tokens | suffix | caption | end | padding`. Prompt and soft tokens have the same length in
-every row, so captions end up in the last columns: logits are computed there only, and padding stands on the right,
-masked and never scored (METHOD section 3: the reference trains on padding and passes no attention mask).
+Every row is `prefix | soft tokens | suffix | caption | end`. The prefix is the same in every row of every step: its
+keys and values are computed once. Rows of similar length share a forward, so that little padding is computed; it is
+masked and never scored (METHOD section 3: the reference trains on padding and passes no attention mask). Captions end
+in the last columns: logits are computed there only.
 
-Shape suffixes: B rows, S soft tokens, D LLM width, T caption tokens, V vocabulary.
+Nothing of the LLM is trained, so the gradient that its backward pass owes to the rest of the model is one tensor of the
+soft tokens' shape. Each forward is followed by its backward pass at once: memory is that of one forward, however many
+rows a step has.
+
+Shape suffixes: B rows, S soft tokens, D LLM width, P prefix, U suffix, T caption tokens,
+L columns of a forward, V vocabulary; b rows of one forward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from pipeline.config.schema import LLMConfig
 from pipeline.encoders.folder import model_folder
+from pipeline.models.buckets import plan_buckets, split_to
+from pipeline.models.prefix_cache import prefix_cache
+from pipeline.models.prompt import encode_prompt
 
 IGNORED = -100
 """Label of positions that are never scored."""
@@ -31,27 +45,30 @@ IGNORED = -100
 class FrozenLLM(nn.Module):
     """An `AutoModelForCausalLM` without gradients in its weights."""
 
+    agree_on_forwards: Callable[[int], int]
+    """Number of forwards of a step, given this worker's own: a partitioned LLM needs the same on every worker."""
+
     def __init__(self, config: LLMConfig, root: Path, *, device: torch.device | str = "cpu") -> None:
         super().__init__()
         folder = model_folder(config.path, revision=config.revision, root=root)
         self.config = config
         transformers_logging.disable_progress_bar()  # its "Loading weights" bar would cut through ours
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if self.tokenizer.eos_token_id is None:
+            raise ValueError(f"llm.path={config.path!r}: its tokenizer has no end-of-sequence token")
+        prompt = encode_prompt(self.tokenizer, config)
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, config.dtype), use_safetensors=True, trust_remote_code=False
         )
         self.model: Any = model.to(device).eval().requires_grad_(False)
-        if self.tokenizer.eos_token_id is None:
-            raise ValueError(f"llm.path={config.path!r}: its tokenizer has no end-of-sequence token")
-        before, after = config.prompt.split("{soft}")
-        self._prefix = self._prompt_ids(before.strip(), start=True)
-        self._suffix = self._prompt_ids(after.strip(), start=False)
-
-    def _prompt_ids(self, text: str, *, start: bool) -> Tensor:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-        if start and self.tokenizer.bos_token_id is not None:
-            ids = [self.tokenizer.bos_token_id, *ids]
-        return torch.tensor(ids, dtype=torch.long, device=self.model.device)
+        self.agree_on_forwards = int
+        self._prefix_P = torch.tensor(prompt.prefix, dtype=torch.long, device=device)
+        self._suffix_U = torch.tensor(prompt.suffix, dtype=torch.long, device=device)
+        self._cache: Any = None
+        self._asked_for_cache = False
+        if config.execution.activation_checkpointing:
+            _checkpoint_layers(self.model, config.path)
+        self._forward: Any = torch.compile(self.model, dynamic=True) if config.execution.compile else self.model
 
     @property
     def width(self) -> int:
@@ -64,47 +81,108 @@ class FrozenLLM(nn.Module):
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
-    def caption_labels(self, captions: Sequence[str]) -> Tensor:
-        """Token ids of captions with their end-of-sequence token, `[B, T]`; `IGNORED` in the padding."""
+    def caption_ids(self, captions: Sequence[str]) -> list[list[int]]:
+        """Token ids of captions, each with its end-of-sequence token."""
         limit = self.config.max_caption_tokens - 1
         encoded = self.tokenizer(list(captions), add_special_tokens=False, truncation=True, max_length=limit)
-        rows = [torch.tensor([*ids, self.tokenizer.eos_token_id]) for ids in encoded["input_ids"]]
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED).to(self.model.device)
+        return [[*ids, self.tokenizer.eos_token_id] for ids in encoded["input_ids"]]
 
     def loss(self, soft_BSD: Tensor, captions: Sequence[str]) -> Tensor:
         """Mean cross-entropy over the captions' tokens (end-of-sequence included), a scalar."""
-        labels_BT = self.caption_labels(captions)
-        total = self._token_losses(soft_BSD, labels_BT).sum()
-        return total / (labels_BT != IGNORED).sum()
+        tokens_B = torch.tensor([len(ids) for ids in self.caption_ids(captions)], device=soft_BSD.device)
+        return (self.caption_losses(soft_BSD, captions) * tokens_B).sum() / tokens_B.sum()
 
     def caption_losses(self, soft_BSD: Tensor, captions: Sequence[str]) -> Tensor:
-        """Mean cross-entropy of each caption, `[B]`."""
-        labels_BT = self.caption_labels(captions)
-        return self._token_losses(soft_BSD, labels_BT).sum(dim=1) / (labels_BT != IGNORED).sum(dim=1)
+        """Mean cross-entropy of each caption, `[B]`; differentiable in the soft tokens."""
+        ids = self.caption_ids(captions)
+        buckets = self.buckets([len(row) for row in ids], soft_tokens=soft_BSD.shape[1])
+        if torch.is_grad_enabled() and soft_BSD.requires_grad:
+            apply: Callable[..., Tensor] = _CaptionLosses.apply
+            return apply(soft_BSD, self, ids, buckets)
+        losses_B = soft_BSD.new_empty(len(ids), dtype=torch.float32)
+        for rows in buckets:
+            losses_B[rows] = self.bucket_losses(soft_BSD[rows], [ids[row] for row in rows])
+        return losses_B
 
-    def _token_losses(self, soft_BSD: Tensor, labels_BT: Tensor) -> Tensor:
-        prompt = self._prompt_embeddings(soft_BSD)
-        scored_BT = labels_BT != IGNORED
-        # The last caption token is only predicted, never read: it needs no column of its own.
-        read_ids = labels_BT[:, :-1].masked_fill(~scored_BT[:, :-1], self.pad_id)
-        embeddings = torch.cat([prompt, self.model.get_input_embeddings()(read_ids)], dim=1)
-        mask = torch.cat([scored_BT.new_ones(prompt.shape[:2]), scored_BT[:, 1:]], dim=1)
-        logits_BTV = self.model(
-            inputs_embeds=embeddings,
-            attention_mask=mask.long(),
-            logits_to_keep=labels_BT.shape[1],
-            use_cache=False,
-        ).logits
+    def buckets(self, caption_lengths: Sequence[int], *, soft_tokens: int) -> list[list[int]]:
+        """Rows of each forward, for captions of these many tokens."""
+        execution = self.config.execution
+        plan = plan_buckets(
+            [self.fed_tokens(length, soft_tokens=soft_tokens) for length in caption_lengths],
+            max_padding=execution.max_padding,
+            max_tokens=execution.max_forward_tokens,
+        )
+        return split_to(plan, self.agree_on_forwards(len(plan)))
+
+    def fed_tokens(self, caption_length: int, *, soft_tokens: int) -> int:
+        """Tokens of a row that every step computes: the last caption token is only predicted, never read."""
+        prefix = 0 if self._cached_prefix() is not None else len(self._prefix_P)
+        return prefix + soft_tokens + len(self._suffix_U) + caption_length - 1
+
+    def bucket_losses(self, soft_BSD: Tensor, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Mean cross-entropy of each caption, `[B]`, by one forward padded to the longest."""
+        rows = [torch.tensor(row) for row in ids]
+        labels_BT = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED).to(soft_BSD.device)
+        padding_B = (labels_BT == IGNORED).sum(dim=1)
+        inputs = self._inputs(soft_BSD, labels_BT, padded=len({len(row) for row in rows}) > 1)
+        if self._left:
+            labels_BT = _roll_right(labels_BT, padding_B)
+        logits_BTV = self._forward(**inputs, logits_to_keep=labels_BT.shape[1], use_cache=False).logits
         flat = functional.cross_entropy(
             logits_BTV.float().flatten(0, 1), labels_BT.flatten(), ignore_index=IGNORED, reduction="none"
         )
-        return flat.view(labels_BT.shape)
+        return flat.view(labels_BT.shape).sum(dim=1) / (labels_BT.shape[1] - padding_B)
 
-    def _prompt_embeddings(self, soft_BSD: Tensor) -> Tensor:
+    @property
+    def _left(self) -> bool:
+        return self.config.execution.padding_side == "left"
+
+    def _inputs(self, soft_BSD: Tensor, labels_BT: Tensor, *, padded: bool) -> dict[str, Any]:
+        """Arguments of the LLM's forward: embeddings, and where rows differ in length what tells padding."""
+        cache = self._cached_prefix()
+        prompt = self._prompt_embeddings(soft_BSD, prefix=cache is None)
+        # The last caption token is only predicted, never read: it needs no column of its own.
+        read_BT = labels_BT[:, :-1].masked_fill(labels_BT[:, :-1] == IGNORED, self.pad_id)
+        embeddings_BLD = torch.cat([prompt, self.model.get_input_embeddings()(read_BT)], dim=1)
+        inputs: dict[str, Any] = {"inputs_embeds": embeddings_BLD}
+        if cache is not None:
+            inputs["past_key_values"] = cache
+        if not padded:
+            return inputs
+        scored_BT = labels_BT[:, 1:] != IGNORED
+        mask_BL = torch.cat([scored_BT.new_ones(prompt.shape[:2]), scored_BT], dim=1)
+        if self._left:
+            padding_B = (~mask_BL).sum(dim=1)
+            inputs["inputs_embeds"], mask_BL = _roll_right(embeddings_BLD, padding_B), _roll_right(mask_BL, padding_B)
+        if cache is not None:
+            mask_BL = torch.cat([mask_BL.new_ones(len(mask_BL), len(self._prefix_P)), mask_BL], dim=1)
+        inputs["attention_mask"] = mask_BL.long()
+        if self._left and self._takes_positions:
+            # The model counts columns; padding on the left is no position.
+            positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp_min(0)
+            inputs["position_ids"] = positions[:, -embeddings_BLD.shape[1] :]
+        return inputs
+
+    @property
+    def _takes_positions(self) -> bool:
+        return "position_ids" in signature(self.model.forward).parameters
+
+    def _cached_prefix(self) -> Any:
+        """Made at the first forward, so that loading stays loading; None where the model has none."""
+        if not self._asked_for_cache:
+            self._asked_for_cache = True
+            self._cache = prefix_cache(self.model, self._prefix_P)
+        return self._cache
+
+    def _prompt_embeddings(self, soft_BSD: Tensor, *, prefix: bool = True) -> Tensor:
         embed = self.model.get_input_embeddings()
-        soft = soft_BSD.to(embed.weight.dtype)
-        sides = [embed(ids).expand(soft.shape[0], -1, -1) for ids in (self._prefix, self._suffix)]
-        return torch.cat([sides[0], soft, sides[1]], dim=1)
+        rows = soft_BSD.shape[0]
+        # In the LLM's own type: a frozen bfloat16 LLM reads float32 soft tokens.
+        suffix = embed(self._suffix_U).expand(rows, -1, -1)
+        parts = [soft_BSD.to(suffix.dtype), suffix]
+        if prefix:
+            parts.insert(0, embed(self._prefix_P).expand(rows, -1, -1))
+        return torch.cat(parts, dim=1)
 
     @torch.no_grad()
     def generate(self, soft_BSD: Tensor) -> list[str]:
@@ -118,3 +196,51 @@ class FrozenLLM(nn.Module):
             pad_token_id=self.pad_id,
         )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+class _CaptionLosses(torch.autograd.Function):
+    """Losses of all rows whose gradient is known before anybody asks for it.
+
+    A caption's loss depends on its own row of soft tokens alone, so the gradient of any weighted sum of the losses is
+    the rows' own gradients, weighted.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, soft_BSD: Tensor, llm: FrozenLLM, ids: list[list[int]], buckets: list[list[int]]) -> Tensor:
+        losses_B = soft_BSD.new_empty(len(ids), dtype=torch.float32)
+        gradient_BSD = torch.empty_like(soft_BSD)
+        for rows in buckets:
+            with torch.enable_grad():
+                part_bSD = soft_BSD[rows].detach().requires_grad_()
+                losses_b = llm.bucket_losses(part_bSD, [ids[row] for row in rows])
+                (gradient_BSD[rows],) = torch.autograd.grad(losses_b.sum(), part_bSD)
+            losses_B[rows] = losses_b.detach()
+        ctx.save_for_backward(gradient_BSD)
+        return losses_B
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights_B: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient_BSD,) = ctx.saved_tensors
+        return gradient_BSD * weights_B[:, None, None].to(gradient_BSD.dtype), None, None, None
+
+
+def _roll_right(x_BL: Tensor, by_B: Tensor) -> Tensor:
+    """Rotate each row's second axis by its own number of places; `[B, L, ...]`."""
+    columns_BL = (torch.arange(x_BL.shape[1], device=x_BL.device) - by_B.unsqueeze(1)) % x_BL.shape[1]
+    return x_BL[torch.arange(len(x_BL), device=x_BL.device).unsqueeze(1), columns_BL]
+
+
+def _checkpoint_layers(model: nn.Module, path: str) -> None:
+    """Recompute decoder layers in the backward pass.
+
+    transformers does so in training mode only, which would switch dropout on, and drops the prefix's cache.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ValueError(
+            f"llm.execution.activation_checkpointing=true: the architecture of llm.path={path!r} has no layers that "
+            "transformers can checkpoint; set it to false"
+        )
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)

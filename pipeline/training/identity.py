@@ -5,10 +5,11 @@ In: the configuration.  Out: a stage's fingerprint. Nothing here imports torch: 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pipeline.config.fingerprint import fingerprint
-from pipeline.config.schema import ExperimentConfig, OptimConfig
+from pipeline.config.schema import ExperimentConfig, LLMExecutionConfig, OptimConfig
 
 StageName = Literal["pretrain_projector", "meta_train"]
 
@@ -24,7 +25,7 @@ def training_fingerprint(stage: StageName, config: ExperimentConfig, upstream: s
         "stage": stage,
         "upstream": upstream,
         "seed": config.seed,
-        "llm": config.llm,
+        "llm": replace(config.llm, execution=LLMExecutionConfig()),
         "projector": config.projector,
         "pretrain": config.pretrain,
     }

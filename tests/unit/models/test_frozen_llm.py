@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config.schema import LLMConfig
+from pipeline.config.schema import LLMConfig, LLMExecutionConfig
 from pipeline.encoders.folder import write_checksums
-from pipeline.models.frozen_llm import IGNORED, FrozenLLM
+from pipeline.models.frozen_llm import IGNORED, FrozenLLM, _checkpoint_layers
 from tests.tiny_lm import save_tiny_lm
 
 SHORT, LONG = "a red circle", "a small blue square on the right ."
@@ -37,10 +37,9 @@ def test_padding_is_neither_scored_nor_seen(llm: FrozenLLM) -> None:
     together = llm.caption_losses(soft, [SHORT, LONG])
     alone = torch.cat([llm.caption_losses(soft[:1], [SHORT]), llm.caption_losses(soft[1:], [LONG])])
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
-    labels = llm.caption_labels([SHORT, LONG])
-    assert (labels[0] == 2).sum() == 1 and labels[0, 3] == 2, "one end-of-sequence token, right behind the caption"
-    assert (labels[0, 4:] == IGNORED).all() and labels.shape[1] > 4
-    tokens = (labels != IGNORED).sum(dim=1)
+    ids = llm.caption_ids([SHORT, LONG])
+    assert ids[0].count(2) == 1 and ids[0][3:] == [2], "one end-of-sequence token, right behind the caption"
+    tokens = torch.tensor([len(row) for row in ids])
     torch.testing.assert_close(llm.loss(soft, [SHORT, LONG]), (together * tokens).sum() / tokens.sum())
 
 
@@ -62,14 +61,124 @@ def test_greedy_generation_follows_the_logits_of_the_loss_path(llm: FrozenLLM) -
     """The first generated word is the one that the loss path finds most likely at the first caption position."""
     soft = _soft(1, seed=3)
     words = [word for word in llm.tokenizer.get_vocab() if not word.startswith("<")]
-    best = min(words, key=lambda word: float(llm._token_losses(soft, llm.caption_labels([word]))[0, 0]))
+    best = min(words, key=lambda word: float(_first_token_loss(llm, soft, word)))
     first = llm.generate(soft)[0].split()
     assert not first or first[0] == best
 
 
+def _first_token_loss(llm: FrozenLLM, soft: torch.Tensor, word: str) -> torch.Tensor:
+    (ids,) = llm.caption_ids([word])
+    return llm.bucket_losses(soft, [ids[:1]])[0]
+
+
 def test_caption_longer_than_the_limit_is_cut_and_still_ended(llm: FrozenLLM) -> None:
-    labels = llm.caption_labels([" ".join([LONG] * 5)])
-    assert labels.shape == (1, 12) and labels[0, -1] == 2
+    (ids,) = llm.caption_ids([" ".join([LONG] * 5)])
+    assert len(ids) == 12 and ids[-1] == 2
+
+
+def test_a_step_runs_in_few_forwards_of_little_padding(llm: FrozenLLM) -> None:
+    captions = [SHORT, LONG] * 6
+    calls = []
+    llm.model.register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append(kwargs.get("inputs_embeds")), with_kwargs=True
+    )
+    soft = _soft(12).requires_grad_()
+    losses = llm.caption_losses(soft, captions)
+    shapes = [tuple(inputs.shape[:2]) for inputs in calls if inputs is not None]
+    long, short = (llm.fed_tokens(len(ids), soft_tokens=3) for ids in llm.caption_ids([LONG, SHORT]))
+    assert shapes == [(6, long), (6, short)], "two lengths, no padding; the prefix is not fed again"
+    losses.mean().backward()
+    assert len([inputs for inputs in calls if inputs is not None]) == 2, "nothing is computed a second time"
+    alone = _soft(12).requires_grad_()
+    torch.cat([llm.caption_losses(alone[row : row + 1], [captions[row]]) for row in range(12)]).mean().backward()
+    torch.testing.assert_close(soft.grad, alone.grad, atol=1e-7, rtol=1e-4)
+
+
+def test_weights_of_a_weighted_sum_reach_the_gradient(llm: FrozenLLM) -> None:
+    soft, weights = _soft(2).requires_grad_(), torch.tensor([0.25, -3.0])
+    (llm.caption_losses(soft, [SHORT, LONG]) * weights).sum().backward()
+    for row, caption in enumerate([SHORT, LONG]):
+        alone = _soft(2)[row : row + 1].requires_grad_()
+        llm.caption_losses(alone, [caption]).sum().backward()
+        assert soft.grad is not None and alone.grad is not None
+        torch.testing.assert_close(soft.grad[row], weights[row] * alone.grad[0], atol=1e-6, rtol=1e-4)
+
+
+def test_large_steps_run_in_parts_of_bounded_size(tiny_lm_dir: Path, llm: FrozenLLM) -> None:
+    config = LLMConfig(path=str(tiny_lm_dir), execution=LLMExecutionConfig(max_forward_tokens=30))
+    small = FrozenLLM(config, tiny_lm_dir)
+    captions = [LONG] * 7
+    parts = small.buckets([len(ids) for ids in small.caption_ids(captions)], soft_tokens=3)
+    assert len(parts) > 1 and sorted(row for rows in parts for row in rows) == list(range(7))
+    torch.testing.assert_close(small.caption_losses(_soft(7), captions), llm.caption_losses(_soft(7), captions))
+
+
+def test_workers_can_agree_on_the_number_of_forwards(llm: FrozenLLM) -> None:
+    soft, captions = _soft(4), [SHORT, SHORT, LONG, LONG]
+    own = llm.caption_losses(soft, captions)
+    llm.agree_on_forwards = lambda count: count + 1
+    assert len(llm.buckets([len(ids) for ids in llm.caption_ids(captions)], soft_tokens=3)) == 3
+    torch.testing.assert_close(llm.caption_losses(soft, captions), own)
+
+
+CHAT = (
+    "{{ bos_token }}{% for message in messages %}<unk> {{ message.role }} : {{ message.content }} </s>{% endfor %}"
+    "{% if add_generation_prompt %}caption :{% endif %}"
+)
+
+
+def _chat_lm(directory: Path, template: str | None, **changes: object) -> FrozenLLM:
+    save_tiny_lm(directory)
+    if template is not None:
+        (directory / "chat_template.jinja").write_text(template)
+    config = LLMConfig(path=str(directory), chat=True, prompt="describe {soft} a", max_caption_tokens=12, **changes)  # type: ignore[arg-type]
+    return FrozenLLM(config, directory)
+
+
+def test_soft_tokens_stand_in_the_users_turn_of_a_chat(tmp_path: Path) -> None:
+    llm = _chat_lm(tmp_path, CHAT)
+    assert llm.tokenizer.decode(llm._prefix_P) == "<s> <unk> <unk> : describe", "started once, by the template"
+    assert llm.tokenizer.decode(llm._suffix_U) == "a </s> caption :"
+    assert torch.isfinite(llm.caption_losses(_soft(2), [SHORT, LONG])).all()
+    with_system = _chat_lm(tmp_path, CHAT, system_prompt="the left")
+    assert llm.tokenizer.decode(with_system._prefix_P) == "<s> <unk> <unk> : the left </s> <unk> <unk> : describe"
+
+
+def test_chat_without_a_usable_template_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"llm\.chat=true, but the tokenizer .* has no chat template"):
+        _chat_lm(tmp_path, None)
+    with pytest.raises(ValueError, match="repeats or drops the user's text"):
+        _chat_lm(tmp_path, "{{ messages[0].role }}")
+    with pytest.raises(ValueError, match="system_prompt needs chat=true"):
+        LLMConfig(path="x", system_prompt="be brief")
+
+
+def test_layers_that_cannot_be_recomputed_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"activation_checkpointing=true: the architecture of llm\.path='x' has no"):
+        _checkpoint_layers(torch.nn.Linear(2, 2), "x")
+
+
+@pytest.mark.slow
+def test_compiled_forward_gives_the_same_losses_and_gradients(tiny_lm_dir: Path, llm: FrozenLLM) -> None:
+    config = LLMConfig(path=str(tiny_lm_dir), max_caption_tokens=12, execution=LLMExecutionConfig(compile=True))
+    compiled = FrozenLLM(config, tiny_lm_dir)
+    results = []
+    for model in (llm, compiled):
+        soft = _soft(4).requires_grad_()
+        losses = model.caption_losses(soft, [SHORT, LONG, SHORT, LONG])
+        losses.mean().backward()
+        results.append((losses.detach(), soft.grad))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+
+
+def test_a_bfloat16_llm_reads_float32_soft_tokens(tiny_lm_dir: Path, llm: FrozenLLM) -> None:
+    half = FrozenLLM(LLMConfig(path=str(tiny_lm_dir), max_caption_tokens=12, dtype="bfloat16"), tiny_lm_dir)
+    soft = _soft(2).requires_grad_()
+    losses = half.caption_losses(soft, [SHORT, LONG])
+    losses.mean().backward()
+    assert losses.dtype == torch.float32 and soft.grad is not None and soft.grad.dtype == torch.float32
+    assert half.model.dtype == torch.bfloat16
+    torch.testing.assert_close(losses, llm.caption_losses(soft, [SHORT, LONG]), atol=0.05, rtol=0.02)
 
 
 def test_llm_without_pad_token_works(tmp_path: Path, llm: FrozenLLM) -> None:
