@@ -69,7 +69,11 @@ class LocalEngine:
         self._config = config
         self._parameters = trainable_parameters(module)
         self._optimizer = torch.optim.AdamW(
-            self._parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+            self._parameters.values(),
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,  # one pass over the weights instead of ten
         )
 
     def update(self, loss: Tensor, learning_rate: float) -> float:

@@ -3,7 +3,8 @@
 In: `[prefix_1..prefix_L ; instruction ; e_1, t_1, e_2, t_2, ...]`, all of width H.
 Out: one linear generator a projector layer turns its prefix's output into A, B and bias.
 
-Shape suffixes: N episodes, K pairs, L projector layers, T sequence, H width, I/O layer widths, R rank.
+Shape suffixes: N episodes, K pairs, L projector layers, T sequence, Q its first rows, H width, A heads, F width of a
+head, I/O layer widths, R rank.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.config.schema import HypernetConfig
 from pipeline.episodes.batch import SupportBatch
@@ -40,14 +40,21 @@ class SelfAttention(nn.Module):
         self.q, self.k, self.v = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, x_NTH: Tensor, rows: int) -> Tensor:
-        """Outputs of the first `rows` positions, `[N, rows, H]`: only the prefixes' outputs are used."""
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, x in ((self.q, x_NTH[:, :rows]), (self.k, x_NTH), (self.v, x_NTH))
-        )
+        """Outputs of the first `rows` positions, `[N, rows, H]`: only the prefixes' outputs are used.
+
+        A few queries need no keys or values of their own: `q (W_k x + b_k) = (q W_k) x + q b_k`, and the weighted mean
+        of `W_v x + b_v` is `W_v` of the weighted mean of x. So the sequence is read twice and never projected, which
+        costs 1 / H of forming keys and values.
+        """
+        q_NQAF = self.q(x_NTH[:, :rows]).unflatten(-1, (self.heads, -1))
+        key_AFH, value_AFH = (layer.weight.unflatten(0, (self.heads, -1)) for layer in (self.k, self.v))
+        folded_NQAH = torch.einsum("nqaf,afh->nqah", q_NQAF, key_AFH)
+        shift_NQA = (q_NQAF * self.k.bias.unflatten(0, (self.heads, -1))).sum(dim=-1)
+        logits_NQAT = (folded_NQAH.flatten(1, 2) @ x_NTH.mT).unflatten(1, (rows, self.heads)) + shift_NQA.unsqueeze(-1)
         # The reference scales by the full width, also with several heads.
-        scale = 1.0 / math.sqrt(x_NTH.shape[-1])
-        return functional.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
+        weights_NQAT = torch.softmax(logits_NQAT / math.sqrt(x_NTH.shape[-1]), dim=-1)
+        mean_NQAH = (weights_NQAT.flatten(1, 2) @ x_NTH).unflatten(1, (rows, self.heads))
+        return torch.einsum("nqah,afh->nqaf", mean_NQAH, value_AFH).flatten(2) + self.v.bias
 
 
 class TransformerEncoder(nn.Module):

@@ -9,6 +9,7 @@ from pipeline.config.schema import HypernetConfig, HypernetKind
 from pipeline.episodes.isometry import sample_isometry
 from pipeline.episodes.width import fit_width_map
 from pipeline.models.hypernet import AttentionHypernet, build_hypernet
+from pipeline.models.hypernet.attention import SelfAttention
 from pipeline.models.projector import Projector
 from pipeline.models.semi import Semi, fold_width_map
 from tests.unit.models.conftest import WIDTH, episode_batch, make_semi, one_support
@@ -196,3 +197,13 @@ def test_text_conditioning_off_hides_the_captions() -> None:
     for mine, theirs in zip(blind(batch.support, projector), blind(other, projector), strict=True):
         assert mine is not None and theirs is not None
         assert torch.equal(mine.a_IR, theirs.a_IR)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_attention_without_keys_and_values_is_attention(heads: int) -> None:
+    torch.manual_seed(0)
+    attention = SelfAttention(WIDTH, heads).double()
+    x = torch.randn(3, 9, WIDTH, dtype=torch.float64)
+    q, k, v = (layer(x).unflatten(-1, (heads, -1)).transpose(1, 2) for layer in (attention.q, attention.k, attention.v))
+    plain = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=WIDTH**-0.5).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(attention(x, 2), plain[:, :2], atol=1e-12, rtol=1e-10)

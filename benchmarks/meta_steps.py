@@ -1,0 +1,156 @@
+"""One process' part of the meta-training benchmark: our step, what it consists of, and what it is compared with.
+
+In: a `World`.  Out: seconds by name, medians over rounds in which all contestants take turns in random order.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.meta_world import OPTIM, World
+from benchmarks.reference_loop import reference_update
+from pipeline.training.engine import Engine, LocalEngine
+from pipeline.training.meta import MetaTask
+
+Run = Callable[[int], object]
+
+
+def take_turns(runs: Mapping[str, Run], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each run in each round; round r is the run's step r, after one that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    random = np.random.default_rng(0)
+    for step in range(-1, rounds):
+        for name in random.permutation(list(runs)):
+            began = time.perf_counter()
+            runs[name](step + 1)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if step >= 0:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    """Median of each."""
+    return {f"{name}_s": statistics.median(values) for name, values in seconds.items()}
+
+
+def our_update(task: MetaTask, engine: Engine, device: torch.device) -> Run:
+    """A step of the training loop."""
+
+    def update(step: int) -> None:
+        batch = task.prepare(step, range(task.slots_per_step), device)
+        engine.update(task.loss(engine.module, batch), OPTIM.learning_rate)
+
+    return update
+
+
+def measure_floor(world: World, rounds: int) -> dict[str, Any]:
+    """Our step over the bare LLM's forward and backward on as many tokens, and the shares of its parts."""
+    semi, device = world.semi().train(), world.device
+    task = world.task(semi)
+    engine = LocalEngine(semi, OPTIM)
+    slots = range(task.slots_per_step)
+    batches = {step: task.prepare(step, slots, device) for step in range(rounds + 1)}
+
+    def own_part(step: int) -> None:
+        """Everything but data and LLM: hypernetwork, projector, their backward passes, the update."""
+        soft_NBSD = semi(batches[step])
+        engine.update((soft_NBSD * soft_NBSD.detach()).mean(), OPTIM.learning_rate)
+
+    runs: dict[str, Run] = {
+        "step": our_update(task, engine, device),
+        "floor": bare_llm(world, [[c for e in batches[step].captions for c in e] for step in batches]),
+        "prepare": lambda step: task.prepare(step, slots, device),
+        "own": own_part,
+    }
+    seconds = take_turns(runs, rounds, device)
+    figures: dict[str, Any] = medians(seconds)
+    figures["step_over_floor"] = statistics.median(np.divide(seconds["step"], seconds["floor"]))
+    figures["prepare_share"] = statistics.median(np.divide(seconds["prepare"], seconds["step"]))
+    figures["own_share"] = statistics.median(np.divide(seconds["own"], seconds["step"]))
+    figures |= _tokens(world, [c for e in batches[1].captions for c in e])
+    figures["parameters"] = sum(parameter.numel() for parameter in world.llm.parameters())
+    figures["trained_parameters"] = sum(p.numel() for p in semi.parameters() if p.requires_grad)
+    if device.type == "cuda":
+        figures["peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return figures
+
+
+def _tokens(world: World, captions: list[str]) -> dict[str, Any]:
+    lengths = [len(ids) for ids in world.llm.caption_ids(captions)]
+    buckets = world.llm.buckets(lengths, soft_tokens=1)
+    fed = [world.llm.fed_tokens(length, soft_tokens=1) for length in lengths]
+    computed = sum(max(fed[row] for row in rows) * len(rows) for rows in buckets)
+    return {"tokens": sum(fed), "padding": 1 - sum(fed) / computed, "forwards": len(buckets)}
+
+
+def bare_llm(world: World, captions_of_step: list[list[str]]) -> Run:
+    """Forward and backward-to-inputs of the LLM alone on the step's number of real tokens and scored positions.
+
+    One dense batch: rows of the mean length, no padding, no mask, logits at the scored positions only.
+    """
+    llm = world.llm
+    generator = torch.Generator().manual_seed(0)
+    sizes = []
+    for captions in captions_of_step:
+        lengths = [len(ids) for ids in llm.caption_ids(captions)]
+        fed = sum(llm.fed_tokens(length, soft_tokens=1) for length in lengths)
+        row = round(fed / len(captions))
+        sizes.append((round(fed / row), row, round(sum(lengths) / len(captions))))
+
+    def run(step: int) -> Tensor:
+        rows, length, scored = sizes[step]
+        inputs = torch.randn(rows, length, world.shape.hidden, generator=generator)
+        inputs = inputs.to(world.device, llm.model.dtype).requires_grad_()
+        labels = torch.randint(4, 400, (rows * scored,), generator=generator).to(world.device)
+        logits = llm.model(inputs_embeds=inputs, logits_to_keep=scored, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels)
+        return torch.autograd.grad(loss, inputs)[0]
+
+    return run
+
+
+def measure_reference(world: World, rounds: int) -> dict[str, Any]:
+    """Queries a second against the transcription of the published loop."""
+    semi = world.semi().train()
+    update = reference_update(world)
+    runs: dict[str, Run] = {
+        "ours": our_update(world.task(semi), LocalEngine(semi, OPTIM), world.device),
+        "reference": lambda step: update(),
+    }
+    seconds = take_turns(runs, rounds, world.device)
+    figures: dict[str, Any] = medians(seconds)
+    queries = world.shape.episodes * world.shape.queries
+    figures["ours_queries_per_s"] = queries / figures["ours_s"]
+    figures["reference_queries_per_s"] = queries / figures["reference_s"]
+    figures["ours_over_reference"] = statistics.median(np.divide(seconds["reference"], seconds["ours"]))
+    return figures
+
+
+def measure_batching(world: World, rounds: int, *, episodes: int = 16) -> dict[str, Any]:
+    """A batch of episodes against the same code run an episode at a time, by queries an episode."""
+    figures: dict[str, Any] = {"episodes": episodes}
+    for queries in (1, 2, 4):
+        semi = world.semi().train()
+        task = world.task(semi, episodes=episodes, queries=queries)
+        engine = LocalEngine(semi, OPTIM)
+        together = our_update(task, engine, world.device)
+
+        def one_by_one(step: int, task: MetaTask = task, engine: LocalEngine = engine) -> None:
+            losses = [
+                task.loss(engine.module, task.prepare(step, range(slot, slot + 1), world.device))
+                for slot in range(task.slots_per_step)
+            ]
+            engine.update(torch.stack(losses).mean(), OPTIM.learning_rate)
+
+        seconds = take_turns({"together": together, "one_by_one": one_by_one}, rounds, world.device)
+        figures[f"speed_up_{queries}"] = statistics.median(np.divide(seconds["one_by_one"], seconds["together"]))
+    return figures
