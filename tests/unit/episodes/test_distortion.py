@@ -27,6 +27,11 @@ def test_distorted_rows_are_unit_vectors_and_repeat(seed: int, scale: float, noi
     torch.testing.assert_close(once.norm(dim=1), torch.ones(300), atol=1e-5, rtol=0)
 
 
+def test_every_bit_of_the_seed_counts() -> None:
+    draws = [distort(_rows(), scale=0.5, noise=0.5, seed=seed) for seed in (5, 5 + 2**32)]
+    assert not torch.allclose(*draws)
+
+
 def test_without_settings_nothing_changes() -> None:
     assert distort(_rows(), scale=0.0, noise=0.0, seed=3) is not None
     assert torch.equal(distort(_rows(), scale=0.0, noise=0.0, seed=3), _rows())
