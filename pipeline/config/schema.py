@@ -24,6 +24,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 HypernetKind = Literal["attention", "transformer", "equivariant"]
+WidthMapKind = Literal["orthonormal", "pad_select"]
 MethodName = Literal[
     "semi",
     "semi_shuffled_text",
@@ -111,6 +112,9 @@ class ProjectorConfig:
 
     input_width: PositiveInt
     """Common width W: the text encoder's width."""
+    width_map: WidthMapKind = "orthonormal"
+    """How encoders of another width reach it. `orthonormal`: a random lift, or the support's principal directions;
+    `pad_select`, the paper's: zeros behind narrow ones, W features of wide ones (Infinite Feature Selection)."""
     hidden_width: PositiveInt | None = None
     """Width between the two layers; None: the LLM's hidden width, as in the paper."""
     soft_tokens: PositiveInt = 1

@@ -54,7 +54,9 @@ def test_gains_keep_a_linear_map() -> None:
 def test_only_text_sources_are_distorted(texts: tuple[int, ...]) -> None:
     config = EpisodeConfig(support_shots=(5,), queries=3, isometry="none", text_fraction=0.5, text_noise=1.0)
     sampler = EpisodeSampler(sizes=[40, 40], modalities=["a", "b"], config=config, seed=0, texts={"b"})
-    batch = EpisodeBuilder(SOURCES, sampler, config=config, common_width=None, texts=texts).build(0, range(8))
+    batch = EpisodeBuilder(
+        SOURCES, sampler, config=config, common_width=None, width_map="orthonormal", texts=texts
+    ).build(0, range(8))
     drawn = set()
     for slot in range(8):
         spec = sampler.episode(0, slot)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from pipeline.config.schema import HypernetConfig
+from pipeline.config.schema import HypernetConfig, WidthMapKind
 from pipeline.episodes.batch import EpisodeBatch, SupportBatch
 from pipeline.models.hypernet import build_hypernet
 from pipeline.models.projector import Projector
@@ -43,10 +43,10 @@ def one_support(batch: EpisodeBatch, episode: int) -> SupportBatch:
     )
 
 
-def make_semi(kind: str) -> Semi:
+def make_semi(kind: str, *, width_map: WidthMapKind = "orthonormal") -> Semi:
     """A tiny model whose zero-initialised corrections were moved away from zero."""
     torch.manual_seed(0)
-    projector = Projector(WIDTH, 24, hidden_width=20, soft_tokens=3, dropout=0.1)
+    projector = Projector(WIDTH, 24, hidden_width=20, soft_tokens=3, dropout=0.1, width_map=width_map)
     if kind == "attention":
         config = HypernetConfig(kind="attention", width=WIDTH, rank=4, alpha=8.0)
     elif kind == "transformer":

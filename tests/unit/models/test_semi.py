@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
-from pipeline.config.schema import HypernetConfig, HypernetKind
+from pipeline.config.schema import HypernetConfig, HypernetKind, WidthMapKind
 from pipeline.episodes.isometry import sample_isometry
 from pipeline.episodes.width import fit_width_map
 from pipeline.models.hypernet import AttentionHypernet, build_hypernet
@@ -117,11 +119,13 @@ def test_support_with_duplicated_pairs_stays_finite() -> None:
     assert all(torch.isfinite(parameter).all() for parameter in semi.integrate(same, chunk=128).parameters())
 
 
+@pytest.mark.parametrize("kind", get_args(WidthMapKind))
+@pytest.mark.parametrize("hypernet", ["attention", "transformer"])
 @pytest.mark.parametrize("width", [7, 40])
-def test_other_widths_go_through_a_folded_width_map(width: int) -> None:
-    semi, batch = make_semi("attention").eval(), episode_batch(width, episodes=1)
+def test_other_widths_go_through_a_folded_width_map(width: int, hypernet: HypernetKind, kind: WidthMapKind) -> None:
+    semi, batch = make_semi(hypernet, width_map=kind).eval(), episode_batch(width, episodes=1)
     support = one_support(batch, 0)
-    width_map = fit_width_map(support.embeddings_NKE[0], WIDTH, seed=3)
+    width_map = fit_width_map(support.embeddings_NKE[0], WIDTH, kind=kind, seed=3)
     mapped = type(support)(
         embeddings_NKE=width_map(support.embeddings_NKE),
         texts_NKW=support.texts_NKW,
@@ -133,6 +137,22 @@ def test_other_widths_go_through_a_folded_width_map(width: int) -> None:
     assert whole.input_width == width
     torch.testing.assert_close(whole(queries), inner(width_map(queries)), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(fold_width_map(inner, width_map).eval()(queries), whole(queries))
+    assert whole.width_map == kind
+
+
+def test_a_padded_encoder_has_the_first_layer_cut_and_a_narrowed_one_has_it_spread() -> None:
+    projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0, width_map="pad_select")
+    first, second = projector.linear_layers
+    padded = fold_width_map(projector, fit_width_map(torch.randn(5, 7), WIDTH, kind="pad_select", seed=0))
+    assert torch.equal(padded.linear_layers[0].weight, first.weight[:, :7])
+    width_map = fit_width_map(torch.randn(5, 40), WIDTH, kind="pad_select", seed=0)
+    narrowed = fold_width_map(projector, width_map)
+    chosen = width_map.matrix_EW.argmax(dim=0)
+    assert torch.equal(narrowed.linear_layers[0].weight[:, chosen], first.weight)
+    assert narrowed.linear_layers[0].weight.count_nonzero() == first.weight.count_nonzero()
+    for folded in (padded, narrowed):
+        assert torch.equal(folded.linear_layers[0].bias, first.bias)
+        assert torch.equal(folded.linear_layers[1].weight, second.weight)
 
 
 def test_chunks_of_support_are_averaged() -> None:
