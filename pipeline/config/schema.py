@@ -24,6 +24,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 HypernetKind = Literal["attention", "transformer", "equivariant"]
+AdaptedLayers = Literal["all", "first"]
 WidthMapKind = Literal["orthonormal", "pad_select"]
 MethodName = Literal[
     "semi",
@@ -206,6 +207,8 @@ class HypernetConfig:
     """Attention layers (`attention` has one); 0 (equivariant only): a learned penalty and gain, no correction."""
     generate_bias: bool = True
     """Whether biases are generated besides A and B."""
+    adapted_layers: AdaptedLayers = "all"
+    """Projector layers that get adapters; of the last one `equivariant` adapts the bias alone."""
     text_conditioning: bool = True
     """False hides the captions from the hypernetwork (ablation)."""
 

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 import torch
 
-from pipeline.config.schema import HypernetConfig, HypernetKind, WidthMapKind
+from pipeline.config.schema import AdaptedLayers, HypernetConfig, HypernetKind, WidthMapKind
 from pipeline.episodes.isometry import sample_isometry
 from pipeline.episodes.width import fit_width_map
 from pipeline.models.hypernet import AttentionHypernet, build_hypernet
@@ -37,13 +37,39 @@ def test_every_trainable_parameter_gets_a_gradient(semi: Semi) -> None:
     assert all(parameter.grad is None for parameter in semi.projector.parameters())
 
 
-def test_each_generator_gets_a_gradient() -> None:
-    semi = make_semi("attention")
+@pytest.mark.parametrize("kind", ["attention", "transformer"])
+@pytest.mark.parametrize(("adapted_layers", "layers"), [("all", 2), ("first", 1)])
+def test_each_adapted_layer_has_a_generator_and_a_prefix(
+    kind: HypernetKind, adapted_layers: AdaptedLayers, layers: int
+) -> None:
+    semi = make_semi(kind, adapted_layers=adapted_layers)
     semi(episode_batch(WIDTH)).square().sum().backward()
     assert isinstance(semi.hypernet, AttentionHypernet)
-    assert len(semi.hypernet.generators) == len(semi.projector.linear_layers) == 2
+    assert len(semi.projector.linear_layers) == 2
+    assert len(semi.hypernet.generators) == len(semi.hypernet.prefix_tokens) == layers
     for generator in semi.hypernet.generators:
         assert generator.weight.grad.norm() > 1e-6
+
+
+@pytest.mark.parametrize("kind", get_args(HypernetKind))
+def test_with_the_first_layer_adapted_the_second_stays_as_it_is(kind: HypernetKind) -> None:
+    batch = episode_batch(WIDTH)
+    adapted: AdaptedLayers
+    for adapted, second_changes in (("first", False), ("all", True)):
+        semi = make_semi(kind, adapted_layers=adapted)
+        first, second = semi.hypernet(batch.support, semi.projector)
+        assert first is not None and (second is not None) == second_changes
+        merged = semi.integrate(one_support(batch, 0), chunk=128).linear_layers[1]
+        own = semi.projector.linear_layers[1]
+        assert torch.equal(merged.bias, own.bias) != second_changes
+        assert torch.equal(merged.weight, own.weight) != (second_changes and kind != "equivariant")
+
+
+def test_rank_is_bound_by_the_adapted_layers_alone() -> None:
+    projector = Projector(WIDTH, 8, hidden_width=20, soft_tokens=1, dropout=0.0)
+    build_hypernet(HypernetConfig(kind="attention", width=WIDTH, rank=12, adapted_layers="first"), projector)
+    with pytest.raises(ValueError, match=r"hypernet\.rank=12 is above the narrowest width .* adapted layers \(8\)"):
+        build_hypernet(HypernetConfig(kind="attention", width=WIDTH, rank=12), projector)
 
 
 def test_episodes_of_a_batch_do_not_see_each_other(semi: Semi) -> None:
@@ -185,7 +211,7 @@ def test_wrong_widths_are_named() -> None:
 def test_a_rank_above_the_width_is_refused(kind: HypernetKind) -> None:
     projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0)
     build_hypernet(HypernetConfig(kind=kind, width=WIDTH, rank=WIDTH), projector)
-    with pytest.raises(ValueError, match=r"hypernet\.rank=17 is above the projector's narrowest width \(16\)"):
+    with pytest.raises(ValueError, match=r"hypernet\.rank=17 is above the narrowest width .* layers \(16\)"):
         build_hypernet(HypernetConfig(kind=kind, width=WIDTH, rank=WIDTH + 1), projector)
 
 
