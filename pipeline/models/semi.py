@@ -26,6 +26,7 @@ class Semi(nn.Module):
         self.projector, self.hypernet = projector, hypernet
         projector.requires_grad_(train_projector)
         self.train_projector = train_projector
+        self.train()
 
     def train(self, mode: bool = True) -> Semi:
         """A frozen projector stays in evaluation mode: no dropout."""

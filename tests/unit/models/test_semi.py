@@ -37,6 +37,16 @@ def test_every_trainable_parameter_gets_a_gradient(semi: Semi) -> None:
     assert all(parameter.grad is None for parameter in semi.projector.parameters())
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_frozen_projector_has_no_dropout_from_the_start(trained: bool) -> None:
+    """The training loop takes the module as it was built; nobody calls `train` before the first step."""
+    projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.5)
+    config = HypernetConfig(kind="attention", width=WIDTH, rank=2)
+    semi, batch = Semi(projector, build_hypernet(config, projector), train_projector=trained), episode_batch(WIDTH)
+    assert torch.equal(semi(batch), semi(batch)) != trained
+    assert semi.training and semi.hypernet.training
+
+
 @pytest.mark.parametrize("kind", ["attention", "transformer"])
 @pytest.mark.parametrize(("adapted_layers", "layers"), [("all", 2), ("first", 1)])
 def test_each_adapted_layer_has_a_generator_and_a_prefix(
