@@ -45,7 +45,7 @@ class Isometry:
                 x = x - 2.0 * (x @ normal_E).unsqueeze(-1) * normal_E
             return x
         if self.packed_EE is not None and self.tau_E is not None:
-            x = torch.ormqr(self.packed_EE, self.tau_E, x.reshape(-1, x.shape[-1]), left=False).view(x.shape)
+            x = torch.ormqr(self.packed_EE, self.tau_E, x.reshape(-1, x.shape[-1]), left=False).reshape(x.shape)
         if self.permutation_E is not None:
             x = x[..., self.permutation_E]
         return x if self.signs_E is None else x * self.signs_E
