@@ -91,7 +91,9 @@ class TrainedProjectorMethod:
             return self.projector.like(input_width=width)
         if width == self.projector.input_width:
             return self.projector
-        width_map = fit_width_map(support.embeddings_KE, self.projector.input_width, seed=seed)
+        width_map = fit_width_map(
+            support.embeddings_KE, self.projector.input_width, kind=self.projector.width_map, seed=seed
+        )
         return fold_width_map(self.projector, width_map)
 
 

@@ -24,6 +24,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 HypernetKind = Literal["attention", "transformer", "equivariant"]
+AdaptedLayers = Literal["all", "first"]
+WidthMapKind = Literal["orthonormal", "pad_select"]
 MethodName = Literal[
     "semi",
     "semi_shuffled_text",
@@ -136,6 +138,9 @@ class ProjectorConfig:
 
     input_width: PositiveInt
     """Common width W: the text encoder's width."""
+    width_map: WidthMapKind = "orthonormal"
+    """How encoders of another width reach it. `orthonormal`: a random lift, or the support's principal directions;
+    `pad_select`, the paper's: zeros behind narrow ones, W features of wide ones (Infinite Feature Selection)."""
     hidden_width: PositiveInt | None = None
     """Width between the two layers; None: the LLM's hidden width, as in the paper."""
     soft_tokens: PositiveInt = 1
@@ -227,6 +232,8 @@ class HypernetConfig:
     """Attention layers (`attention` has one); 0 (equivariant only): a learned penalty and gain, no correction."""
     generate_bias: bool = True
     """Whether biases are generated besides A and B."""
+    adapted_layers: AdaptedLayers = "all"
+    """Projector layers that get adapters; of the last one `equivariant` adapts the bias alone."""
     text_conditioning: bool = True
     """False hides the captions from the hypernetwork (ablation)."""
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.episodes.isometry import Isometry, sample_isometry
+from pipeline.episodes.isometry import Isometry, gaussian, sample_isometry
+from pipeline.episodes.sampler import philox
 
-_STREAM = 2
+_STREAM = 13
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,9 +55,9 @@ def sample_augmentation(kind: str, width: int, seed: int, *, device: torch.devic
         return Augmentation(isometry=sample_isometry(kind, width, seed, device=device))
     strength = float(amount)
     rotation = sample_isometry("haar", width, seed, device=device)
-    generator = torch.Generator().manual_seed((seed + _STREAM) % 2**63)
+    rng = philox(_STREAM, seed)
     if name == "scale":
-        gains_E = torch.exp(strength * torch.randn(width, generator=generator)).to(device)
+        gains_E = torch.exp(strength * gaussian(rng, width)).to(device)
         return Augmentation(isometry=rotation, gains_E=gains_E)
-    mixing_EE = torch.randn(width, width, generator=generator).to(device)
+    mixing_EE = gaussian(rng, width, width).to(device)
     return Augmentation(isometry=rotation, mixing_EE=mixing_EE, strength=strength)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.config.schema import EpisodeConfig
+from pipeline.config.schema import EpisodeConfig, WidthMapKind
 from pipeline.episodes.augmentation import sample_augmentation
 from pipeline.episodes.batch import EpisodeBatch, SupportBatch
 from pipeline.episodes.distortion import distort
@@ -56,10 +56,12 @@ class EpisodeBuilder:
         *,
         config: EpisodeConfig,
         common_width: int | None,
+        width_map: WidthMapKind,
         texts: Collection[int] = (),
     ) -> None:
         """`texts`: indices of the sources in which text plays a signal's part."""
-        self._sources, self._sampler, self._config, self._common_width = sources, sampler, config, common_width
+        self._sources, self._sampler, self._config = sources, sampler, config
+        self._common_width, self._width_map = common_width, width_map
         self._texts = frozenset(texts)
 
     def build(self, step: int, slots: Sequence[int], device: torch.device | str = "cpu") -> EpisodeBatch:
@@ -91,7 +93,7 @@ class EpisodeBuilder:
         # One read of the memory map an episode: support and queries together.
         both = source.embeddings(np.concatenate([spec.support_K, spec.query_B])).to(device)
         if self._common_width is not None and both.shape[1] != self._common_width:
-            both = fit_width_map(both[:shots], self._common_width, seed=spec.isometry_seed)(both)
+            both = fit_width_map(both[:shots], self._common_width, kind=self._width_map, seed=spec.isometry_seed)(both)
         config = self._config
         both = sample_augmentation(config.isometry, both.shape[1], spec.isometry_seed, device=device)(both)
         if spec.dataset in self._texts:

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_STREAM = 1
+from pipeline.episodes.isometry import gaussian
+from pipeline.episodes.sampler import philox
+
+_STREAM = 14
 _STEEPEST = 0.5
 """Largest exponent of the nuisance's power law over the axes."""
 
@@ -28,13 +31,13 @@ def distort(x_nE: Tensor, *, scale: float, noise: float, seed: int) -> Tensor:
     """
     if not scale and not noise:
         return x_nE
-    generator = torch.Generator().manual_seed((seed + _STREAM) % 2**63)
+    rng = philox(_STREAM, seed)
     width = x_nE.shape[1]
-    gains_E = torch.exp(scale * torch.randn(width, generator=generator)).to(x_nE)
-    level, exponent = torch.rand(2, generator=generator).tolist()
+    gains_E = torch.exp(scale * gaussian(rng, width)).to(x_nE)
+    level, exponent = rng.random(2).tolist()
     profile_E = torch.arange(1, width + 1, dtype=torch.float32) ** (-_STEEPEST * exponent)
     profile_E = profile_E / profile_E.square().mean().sqrt()
-    noise_nE = torch.randn(x_nE.shape, generator=generator) * profile_E
+    noise_nE = gaussian(rng, *x_nE.shape) * profile_E
     stretched_nE = x_nE * gains_E
     spread = (stretched_nE - stretched_nE.mean(dim=0)).square().mean().sqrt()
     return functional.normalize(stretched_nE + noise * level * spread * noise_nE.to(x_nE), dim=-1)

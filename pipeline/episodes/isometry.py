@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-_BANK_SEED = 0x5EED_0000
-"""Of a bank's first matrix; torch's CPU generator reads the lower 32 bits of a seed alone."""
+from pipeline.episodes.sampler import philox
+
+_STREAM, _BANK_STREAM = 11, 12
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,12 +24,17 @@ class Isometry:
 
     matrix_EE: Tensor | None = None
     """Dense orthogonal matrix; rows are multiplied from the left: `x @ matrix`."""
+    packed_EE: Tensor | None = None
+    """E Householder reflections as LAPACK's `geqrf` leaves them: column k holds the tail of the k-th normal, whose
+    leading entry is 1. `ormqr` applies their product without forming it."""
+    tau_E: Tensor | None = None
+    """Factors of the packed reflections `1 - tau v v^T`."""
     reflectors_HE: Tensor | None = None
     """Unit normals of Householder reflections, applied first to last."""
     permutation_E: Tensor | None = None
     """Indices of a permutation of the coordinates."""
     signs_E: Tensor | None = None
-    """Signs applied after the permutation."""
+    """Signs of the coordinates, applied last."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply to the last axis."""
@@ -37,48 +44,73 @@ class Isometry:
             for normal_E in self.reflectors_HE:
                 x = x - 2.0 * (x @ normal_E).unsqueeze(-1) * normal_E
             return x
-        if self.permutation_E is not None and self.signs_E is not None:
-            return x[..., self.permutation_E] * self.signs_E
-        return x
+        if self.packed_EE is not None and self.tau_E is not None:
+            x = torch.ormqr(self.packed_EE, self.tau_E, x.reshape(-1, x.shape[-1]), left=False).reshape(x.shape)
+        if self.permutation_E is not None:
+            x = x[..., self.permutation_E]
+        return x if self.signs_E is None else x * self.signs_E
 
 
 def sample_isometry(kind: str, width: int, seed: int, *, device: torch.device | str = "cpu") -> Isometry:
-    """Draw an isometry of `R^width`; a pure function of its arguments.
+    """Draw an isometry of `R^width`; a pure function of its arguments, and of every bit of the seed.
 
-    `haar` is uniform on O(E): QR of a Gaussian matrix with the signs of R's diagonal moved into Q (without that fix
-    the law of Q depends on the QR routine: Mezzadri 2007). `bank:n` draws one of n such matrices, which are made once a
-    process and kept (n * width^2 * 4 bytes). `householder:k` composes k random reflections, `none` is the identity and
+    `haar` is uniform on O(E). `bank:n` draws one of n such matrices, which are made once a process and kept
+    (n * width^2 * 4 bytes). `householder:k` composes k random reflections, `none` is the identity and
     `signed_permutation` permutes and flips coordinates.
 
     Numbers are drawn on the CPU, so that every device gets the same isometry; the rest is done where `device` says.
     """
-    generator = torch.Generator().manual_seed(seed)
+    rng = philox(_STREAM, seed)
     if kind == "none":
         return Isometry()
     if kind == "haar":
-        return Isometry(matrix_EE=_haar(width, generator, device))
+        return _haar(width, rng, device)
     if kind == "signed_permutation":
-        permutation_E = torch.randperm(width, generator=generator)
-        signs_E = torch.randint(0, 2, (width,), generator=generator).float() * 2.0 - 1.0
+        permutation_E = torch.from_numpy(rng.permutation(width))
+        signs_E = torch.from_numpy(rng.choice(np.array([-1.0, 1.0], dtype=np.float32), size=width))
         return Isometry(permutation_E=permutation_E.to(device), signs_E=signs_E.to(device))
     name, _, count = kind.partition(":")
     if name == "bank" and count.isdigit() and int(count) > 0:
         return Isometry(matrix_EE=_banked(width, seed % int(count), torch.device(device)))
     if name == "householder" and count.isdigit() and int(count) > 0:
-        normals_HE = torch.randn(int(count), width, generator=generator)
+        normals_HE = gaussian(rng, int(count), width)
         return Isometry(reflectors_HE=torch.nn.functional.normalize(normals_HE, dim=-1).to(device))
     raise ValueError(
         f"isometry={kind!r}: allowed are none, haar, bank:n, signed_permutation and householder:k, n, k >= 1"
     )
 
 
-def _haar(width: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
-    q_EE, r_EE = torch.linalg.qr(torch.randn(width, width, generator=generator).to(device))
-    signs_E = torch.where(r_EE.diagonal() < 0, -1.0, 1.0)
-    matrix_EE: Tensor = q_EE * signs_E
-    return matrix_EE
+def gaussian(rng: np.random.Generator, *shape: int) -> Tensor:
+    """Standard normal numbers, float32, on the CPU.
+
+    Not from `torch.Generator`: on the CPU it reads the lower 32 bits of a seed alone, and episodes have 63.
+    """
+    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+
+
+def _haar(width: int, rng: np.random.Generator, device: torch.device | str) -> Isometry:
+    """An isometry uniform on O(E), without a QR decomposition (Stewart 1980).
+
+    The QR decomposition of a Gaussian matrix meets in its k-th step a Gaussian vector x_k of E - k + 1 entries,
+    independent of all earlier ones, and reflects it onto the first axis: `H_k x_k = beta_k e_1` with beta_k =
+    -sign(x_k1) |x_k|. So these vectors can be drawn directly. R's diagonal is (beta_1, ..., beta_E), and Q is uniform
+    once its columns have those signs (Mezzadri 2007): Q = H_1 ... H_E diag(sign(beta)). Its determinant, the product
+    of the x_k1's signs, is 1 or -1 with equal probability.
+    """
+    upper_EE = torch.ones(width, width, dtype=torch.bool, device=device).triu_()
+    drawn = gaussian(rng, width * (width + 1) // 2).to(device)
+    x_EE = torch.zeros(width, width, device=device).masked_scatter_(upper_EE, drawn)  # row k is x_k behind k zeros
+    # A float can be exactly 0, and the last vector is one float: any fixed vector serves where all entries are.
+    norm_E = torch.linalg.vector_norm(x_EE, dim=1)
+    first_E = torch.where(norm_E > 0, x_EE.diagonal(), 1.0)
+    norm_E = torch.where(norm_E > 0, norm_E, 1.0)
+    signs_E = torch.where(first_E < 0, 1.0, -1.0)
+    beta_E = signs_E * norm_E
+    return Isometry(
+        packed_EE=(x_EE / (first_E - beta_E).unsqueeze(1)).mT, tau_E=(beta_E - first_E) / beta_E, signs_E=signs_E
+    )
 
 
 @cache
 def _banked(width: int, index: int, device: torch.device) -> Tensor:
-    return _haar(width, torch.Generator().manual_seed(_BANK_SEED + index), device)
+    return _haar(width, philox(_BANK_STREAM, index), device)(torch.eye(width, device=device))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.config.schema import WidthMapKind
 from pipeline.models.lora import LinearAdapter, adapted_linear, merge_linear
 
 ProjectorAdapter = Sequence[LinearAdapter | None]
@@ -23,12 +24,20 @@ class Projector(nn.Module):
     """`Linear(E, P) -> GELU(tanh) -> dropout -> Linear(P, S * D)`; the paper has P = D and S = 1."""
 
     def __init__(
-        self, input_width: int, llm_width: int, *, hidden_width: int | None = None, soft_tokens: int, dropout: float
+        self,
+        input_width: int,
+        llm_width: int,
+        *,
+        hidden_width: int | None = None,
+        soft_tokens: int,
+        dropout: float,
+        width_map: WidthMapKind = "orthonormal",
     ) -> None:
+        """`width_map` says how encoders of another width are brought to it (`pipeline.episodes.width`)."""
         super().__init__()
         hidden = hidden_width or llm_width
         self.input_width, self.llm_width, self.soft_tokens = input_width, llm_width, soft_tokens
-        self.dropout = dropout
+        self.dropout, self.width_map = dropout, width_map
         self.layers = nn.ModuleList([nn.Linear(input_width, hidden), nn.Linear(hidden, soft_tokens * llm_width)])
 
     @property
@@ -76,4 +85,5 @@ class Projector(nn.Module):
             hidden_width=first.out_features,
             soft_tokens=self.soft_tokens,
             dropout=self.dropout,
+            width_map=self.width_map,
         ).to(first.weight.device)

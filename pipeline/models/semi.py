@@ -26,6 +26,7 @@ class Semi(nn.Module):
         self.projector, self.hypernet = projector, hypernet
         projector.requires_grad_(train_projector)
         self.train_projector = train_projector
+        self.train()
 
     def train(self, mode: bool = True) -> Semi:
         """A frozen projector stays in evaluation mode: no dropout."""
@@ -51,7 +52,7 @@ class Semi(nn.Module):
         width_map: WidthMap | None = None
         embeddings = support.embeddings_NKE
         if wanted is not None and support.width != wanted:
-            width_map = fit_width_map(embeddings[0], wanted, seed=width_seed)
+            width_map = fit_width_map(embeddings[0], wanted, kind=self.projector.width_map, seed=width_seed)
             embeddings = width_map(embeddings)
         # Chunks of nearly equal size: a last chunk of one or two pairs would carry as much weight as a full one.
         parts = -(-support.shots // chunk)
@@ -79,8 +80,9 @@ def _average_layer(layers: Sequence[LinearAdapter | None]) -> LinearAdapter | No
 @torch.no_grad()
 def fold_width_map(projector: Projector, width_map: WidthMap) -> Projector:
     """A projector that reads the encoder's own width: its first layer is `W1 M^T`."""
-    folded = projector.like(input_width=width_map.matrix_EW.shape[0])
+    matrix_EW = width_map.matrix_EW.to(projector.linear_layers[0].weight)
+    folded = projector.like(input_width=matrix_EW.shape[0])
     for index, (target, source) in enumerate(zip(folded.linear_layers, projector.linear_layers, strict=True)):
-        target.weight.copy_(source.weight @ width_map.matrix_EW.T if index == 0 else source.weight)
+        target.weight.copy_(source.weight @ matrix_EW.T if index == 0 else source.weight)
         target.bias.copy_(source.bias)
     return folded

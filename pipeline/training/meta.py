@@ -53,6 +53,7 @@ class MetaTask:
             sampler,
             config=episodes,
             common_width=semi.hypernet.common_width,
+            width_map=semi.projector.width_map,
             texts=range(len(paired), len(sources)),
         )
 

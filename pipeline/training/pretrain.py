@@ -3,7 +3,7 @@
 In: training rows of every high-resource (modality, encoder) and unpaired text.
 Out: a task for `training.loop`; its module is the projector.
 
-Encoders of another width than the projector's are brought to it by a fixed orthonormal map each. A text row is a
+Encoders of another width than the projector's are brought to it by a fixed map each (`episodes.width`). A text row is a
 caption's text embedding and the caption itself: text costs nothing, and through it the projector knows the vocabulary
 of modalities that nobody has pairs for.
 """
@@ -54,7 +54,7 @@ class PretrainTask:
         self.slots_per_step = config.batch_size
         self._llm, self._config, self._seed = llm, config, seed
         self._groups = [list(paired), list(texts)]
-        self._maps = {id(rows): _width_map(rows, projector.input_width, seed) for rows in [*paired, *texts]}
+        self._maps = {id(rows): _width_map(rows, projector, seed) for rows in [*paired, *texts]}
 
     def loss(self, module: nn.Module, step: int, slots: range, device: torch.device) -> Tensor:
         """Mean caption loss of the given slots."""
@@ -75,7 +75,9 @@ class PretrainTask:
         for (group, index), members in sorted(chosen.items()):
             source = self._groups[group][index]
             rows = (positions[members, 1] * len(source)).astype(np.int64)
-            mapped = self._maps[id(source)](source.embeddings(rows).to(device))
+            mapped, width_map = source.embeddings(rows).to(device), self._maps[id(source)]
+            if width_map is not None:
+                mapped = width_map(mapped)
             inputs.append(self._with_noise(mapped, step, members) if group else mapped)
             captions.extend(options[0] for options in source.captions(rows))
         return torch.cat(inputs), captions
@@ -96,8 +98,8 @@ class PretrainTask:
         return torch.stack(noisy)
 
 
-def _width_map(rows: SplitRows, width: int, seed: int) -> WidthMap:
-    if rows.width == width:
-        return WidthMap(matrix_EW=torch.eye(width))
+def _width_map(rows: SplitRows, projector: Projector, seed: int) -> WidthMap | None:
+    if rows.width == projector.input_width:
+        return None
     sample = rows.embeddings(np.arange(min(len(rows), _MAP_ROWS), dtype=np.int64))
-    return fit_width_map(sample, width, seed=seed)
+    return fit_width_map(sample, projector.input_width, kind=projector.width_map, seed=seed)

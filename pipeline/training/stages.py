@@ -42,6 +42,7 @@ def new_projector(config: ExperimentConfig, llm: FrozenLLM, *, input_width: int 
         hidden_width=shape.hidden_width,
         soft_tokens=shape.soft_tokens,
         dropout=shape.dropout,
+        width_map=shape.width_map,
     )
 
 

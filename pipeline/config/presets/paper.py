@@ -55,7 +55,9 @@ def paper_llama1b() -> ExperimentConfig:
             prompt="Describe the input: {soft}\nCaption:",
             max_caption_tokens=128,
         ),
-        projector=ProjectorConfig(input_width=TEXT_WIDTH, hidden_width=None, soft_tokens=1, dropout=0.1),  # M1
+        projector=ProjectorConfig(  # M1; the width map: M2.3
+            input_width=TEXT_WIDTH, hidden_width=None, soft_tokens=1, dropout=0.1, width_map="pad_select"
+        ),
         extract=ExtractConfig(storage_dtype="float32", actors=1, cpus_per_actor=4.0, gpus_per_actor=1.0),  # ours
         pretrain=PretrainConfig(
             optim=_optim(steps=PRETRAIN_EPOCHS * PRETRAIN_PAIRS // PRETRAIN_BATCH, warmup_steps=1000),  # M2.1

@@ -1,10 +1,10 @@
 """The paper's hypernetwork (METHOD section 1), and the same around a Transformer of several layers.
 
 In: `[prefix_1..prefix_L ; instruction ; e_1, t_1, e_2, t_2, ...]`, all of width H.
-Out: one linear generator a projector layer turns its prefix's output into A, B and bias.
+Out: one linear generator an adapted layer turns its prefix's output into A, B and bias.
 
-Shape suffixes: N episodes, K pairs, L projector layers, T sequence, Q its first rows, H width, A heads, F width of a
-head, I/O layer widths, R rank.
+Shape suffixes: N episodes, K pairs, L adapted projector layers, T sequence, Q its first rows, H width, A heads, F width
+of a head, I/O layer widths, R rank.
 """
 
 from __future__ import annotations
@@ -91,14 +91,14 @@ class AttentionHypernet(Hypernet):
                 f"hypernet.width={width} must equal projector.input_width={layer_shapes[0][0]} for kind={config.kind}: "
                 "embeddings and text embeddings stand in one sequence"
             )
-        narrowest = min(min(shape) for shape in layer_shapes)
+        narrowest = min(min(shape) for shape in self.adapted_shapes)
         if rank > narrowest:
             raise ValueError(
-                f"hypernet.rank={rank} is above the projector's narrowest width ({narrowest}): a layer has no more "
-                f"directions than that; choose at most {narrowest}"
+                f"hypernet.rank={rank} is above the narrowest width of the projector's adapted layers ({narrowest}): a "
+                f"layer has no more directions than that; choose at most {narrowest}"
             )
         self.common_width = width
-        self.prefix_tokens = nn.Parameter(torch.empty(len(layer_shapes), width))
+        self.prefix_tokens = nn.Parameter(torch.empty(len(self.adapted_shapes), width))
         nn.init.xavier_uniform_(self.prefix_tokens)
         self.attention: nn.Module = (
             TransformerEncoder(width, config.heads, config.layers)
@@ -106,11 +106,11 @@ class AttentionHypernet(Hypernet):
             else SelfAttention(width, config.heads)
         )
         self.generators = nn.ModuleList(
-            xavier_linear(width, rank * (i + o) + (o if config.generate_bias else 0)) for i, o in layer_shapes
+            xavier_linear(width, rank * (i + o) + (o if config.generate_bias else 0)) for i, o in self.adapted_shapes
         )
 
     def forward(self, support: SupportBatch, projector: Projector) -> list[LinearAdapter | None]:
-        """Adapters of both layers; METHOD section 1."""
+        """Adapters of the adapted layers; METHOD section 1."""
         width = self.prefix_tokens.shape[1]
         check_width("support embeddings", support.width, width)
         check_width("text embeddings", support.texts_NKW.shape[-1], width)
@@ -120,11 +120,12 @@ class AttentionHypernet(Hypernet):
         prefixes = self.prefix_tokens.expand(n, -1, -1)
         sequence_NTH = torch.cat([prefixes, support.instructions_NW.unsqueeze(1), pairs_NTH], dim=1)
         sequence_NTH = sequence_NTH + sinusoidal_positions(sequence_NTH.shape[1], width).to(sequence_NTH)
-        outputs_NLH = self.attention(sequence_NTH, len(self.layer_shapes))
-        return [
+        outputs_NLH = self.attention(sequence_NTH, len(self.adapted_shapes))
+        adapters: list[LinearAdapter | None] = [
             self._split(generator(outputs_NLH[:, index]), *shape)
-            for index, (generator, shape) in enumerate(zip(self.generators, self.layer_shapes, strict=True))
+            for index, (generator, shape) in enumerate(zip(self.generators, self.adapted_shapes, strict=True))
         ]
+        return adapters + [None] * (len(self.layer_shapes) - len(adapters))
 
     def _split(self, flat: Tensor, i: int, o: int) -> LinearAdapter:
         a, b, bias = flat.split([i * self.rank, self.rank * o, flat.shape[-1] - self.rank * (i + o)], dim=-1)

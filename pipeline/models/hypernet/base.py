@@ -24,12 +24,13 @@ class Hypernet(nn.Module, ABC):
         if config.width % config.heads:
             raise ValueError(f"hypernet.heads={config.heads} does not divide hypernet.width={config.width}")
         self.layer_shapes = layer_shapes
+        self.adapted_shapes = layer_shapes if config.adapted_layers == "all" else layer_shapes[:1]
         self.rank, self.scale = config.rank, config.alpha / config.rank
         self.generate_bias, self.text_conditioning = config.generate_bias, config.text_conditioning
 
     @abstractmethod
     def forward(self, support: SupportBatch, projector: Projector) -> list[LinearAdapter | None]:
-        """Adapters of N modalities (leading axis N), one entry a projector layer."""
+        """Adapters of N modalities (leading axis N), one entry a projector layer; None for a layer left as it is."""
 
 
 def check_width(name: str, got: int, allowed: int) -> None:

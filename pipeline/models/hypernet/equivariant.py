@@ -76,14 +76,15 @@ class EquivariantHypernet(Hypernet):
             self.blocks = nn.ModuleList(GramAttention(width, config.heads) for _ in range(config.layers))
             self.norm = nn.LayerNorm(width)
             self.target_correction = _zero_linear(width, self.text_width)
-            self.bias_correction = _zero_linear(width, layer_shapes[-1][1]) if config.generate_bias else None
+            adapts_bias = config.generate_bias and config.adapted_layers == "all"
+            self.bias_correction = _zero_linear(width, layer_shapes[-1][1]) if adapts_bias else None
             self.modulation = _zero_linear(width, 2)
         # One element, not a scalar: DeepSpeed cannot broadcast a tensor without dimensions.
         self.log_penalty = nn.Parameter(torch.full((1,), math.log(_INITIAL_PENALTY)))
         self.log_gain = nn.Parameter(torch.zeros(1))
 
     def forward(self, support: SupportBatch, projector: Projector) -> list[LinearAdapter | None]:
-        """Adapters of N modalities: the first layer's (any width E) and, with biases, the last layer's."""
+        """Adapters of N modalities: the first layer's (any width E) and, if biases are generated, the last layer's."""
         check_width("text embeddings", support.texts_NKW.shape[-1], self.text_width)
         texts_NKW = hide_text(support, visible=self.text_conditioning)
         x_mean_N1E = support.embeddings_NKE.mean(dim=1, keepdim=True)

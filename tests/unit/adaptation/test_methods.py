@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from pipeline.adaptation.finetune import finetune
 from pipeline.adaptation.methods import ConstantMethod, KnnCopyMethod, TrainedProjectorMethod
 from pipeline.adaptation.ridge import _leave_one_out_cosine, fit_ridge
 from pipeline.adaptation.support import SupportSet, shuffle_texts
-from pipeline.config.schema import FinetuneConfig
+from pipeline.config.schema import FinetuneConfig, WidthMapKind
+from pipeline.episodes.width import fit_width_map
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.projector import Projector
 
@@ -143,6 +145,21 @@ def _trained(
 def test_gradient_baselines_take_any_width(llm: FrozenLLM, width: int, from_scratch: bool) -> None:
     pretrained, support = Projector(6, llm.width, soft_tokens=2, dropout=0.0), _support(width)
     assert _trained(pretrained, llm, support, from_scratch=from_scratch, steps=1).input_width == width
+
+
+@pytest.mark.parametrize("width", [4, 9])
+def test_a_fine_tuned_projector_starts_behind_its_width_map(llm: FrozenLLM, width: int) -> None:
+    support = _support(width)
+    started = []
+    for kind in get_args(WidthMapKind):
+        torch.manual_seed(0)
+        pretrained = Projector(6, llm.width, soft_tokens=2, dropout=0.0, width_map=kind).eval()
+        width_map = fit_width_map(support.embeddings_KE, 6, kind=kind, seed=3)
+        kept = _trained(pretrained, llm, support, from_scratch=False, steps=0)
+        with torch.no_grad():
+            started.append(kept(support.embeddings_KE))
+            torch.testing.assert_close(started[-1], pretrained(width_map(support.embeddings_KE)), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(*started)
 
 
 def test_gradient_baselines_differ_in_where_they_start(llm: FrozenLLM) -> None:

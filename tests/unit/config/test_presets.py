@@ -49,7 +49,7 @@ def test_smoke_keeps_its_data_apart_from_the_demo() -> None:
 def test_paper_values() -> None:
     config = build_preset("paper_llama1b")
     assert (config.hypernet.rank, config.hypernet.alpha, config.hypernet.width) == (32, 32.0, 768)
-    assert config.projector.soft_tokens == 1
+    assert (config.projector.soft_tokens, config.projector.width_map) == (1, "pad_select")
     assert config.pretrain.batch_size == 32
     assert config.meta.optim.steps == 2449
     assert config.meta.episodes_per_step * config.episodes.queries == 160

@@ -34,6 +34,14 @@ def test_draws_depend_on_the_seed_alone_and_give_unit_vectors(kind: str, seed: i
     torch.testing.assert_close(bent.norm(dim=-1), torch.ones(6))
 
 
+@pytest.mark.parametrize("kind", ["scale:1", "warp:1"])
+def test_every_bit_of_the_seed_counts(kind: str) -> None:
+    """Of the gains and of the warp too, not of the rotation alone."""
+    draws = [sample_augmentation(kind, WIDTH, seed) for seed in (5, 5 + 2**32)]
+    pair = [draw.gains_E if draw.mixing_EE is None else draw.mixing_EE for draw in draws]
+    assert pair[0] is not None and pair[1] is not None and not torch.allclose(pair[0], pair[1])
+
+
 @pytest.mark.parametrize("name", ["scale", "warp"])
 def test_the_amount_decides_how_far_distances_bend(name: str) -> None:
     x = unit(40)

@@ -27,6 +27,11 @@ def test_distorted_rows_are_unit_vectors_and_repeat(seed: int, scale: float, noi
     torch.testing.assert_close(once.norm(dim=1), torch.ones(300), atol=1e-5, rtol=0)
 
 
+def test_every_bit_of_the_seed_counts() -> None:
+    draws = [distort(_rows(), scale=0.5, noise=0.5, seed=seed) for seed in (5, 5 + 2**32)]
+    assert not torch.allclose(*draws)
+
+
 def test_without_settings_nothing_changes() -> None:
     assert distort(_rows(), scale=0.0, noise=0.0, seed=3) is not None
     assert torch.equal(distort(_rows(), scale=0.0, noise=0.0, seed=3), _rows())
@@ -49,7 +54,9 @@ def test_gains_keep_a_linear_map() -> None:
 def test_only_text_sources_are_distorted(texts: tuple[int, ...]) -> None:
     config = EpisodeConfig(support_shots=(5,), queries=3, isometry="none", text_fraction=0.5, text_noise=1.0)
     sampler = EpisodeSampler(sizes=[40, 40], modalities=["a", "b"], config=config, seed=0, texts={"b"})
-    batch = EpisodeBuilder(SOURCES, sampler, config=config, common_width=None, texts=texts).build(0, range(8))
+    batch = EpisodeBuilder(
+        SOURCES, sampler, config=config, common_width=None, width_map="orthonormal", texts=texts
+    ).build(0, range(8))
     drawn = set()
     for slot in range(8):
         spec = sampler.episode(0, slot)

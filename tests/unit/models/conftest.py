@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+from typing import Any, get_args
+
 import pytest
 import torch
 from torch.nn.functional import normalize
 
-from pipeline.config.schema import HypernetConfig
+from pipeline.config.schema import AdaptedLayers, HypernetConfig, HypernetKind, WidthMapKind
 from pipeline.episodes.batch import EpisodeBatch, SupportBatch
 from pipeline.models.hypernet import build_hypernet
 from pipeline.models.projector import Projector
@@ -43,16 +46,18 @@ def one_support(batch: EpisodeBatch, episode: int) -> SupportBatch:
     )
 
 
-def make_semi(kind: str) -> Semi:
+def make_semi(
+    kind: HypernetKind, *, width_map: WidthMapKind = "orthonormal", adapted_layers: AdaptedLayers = "all"
+) -> Semi:
     """A tiny model whose zero-initialised corrections were moved away from zero."""
     torch.manual_seed(0)
-    projector = Projector(WIDTH, 24, hidden_width=20, soft_tokens=3, dropout=0.1)
-    if kind == "attention":
-        config = HypernetConfig(kind="attention", width=WIDTH, rank=4, alpha=8.0)
-    elif kind == "transformer":
-        config = HypernetConfig(kind="transformer", width=WIDTH, rank=4, alpha=8.0, heads=2, layers=2)
-    else:
-        config = HypernetConfig(kind="equivariant", width=32, rank=64, alpha=8.0, heads=4, layers=2)
+    projector = Projector(WIDTH, 24, hidden_width=20, soft_tokens=3, dropout=0.1, width_map=width_map)
+    settings: dict[HypernetKind, dict[str, Any]] = {
+        "attention": {"width": WIDTH, "rank": 4},
+        "transformer": {"width": WIDTH, "rank": 4, "heads": 2, "layers": 2},
+        "equivariant": {"width": 32, "rank": 64, "heads": 4, "layers": 2},
+    }
+    config = HypernetConfig(kind=kind, alpha=8.0, adapted_layers=adapted_layers, **settings[kind])
     hypernet = build_hypernet(config, projector)
     with torch.no_grad():
         for parameter in hypernet.parameters():
@@ -60,6 +65,7 @@ def make_semi(kind: str) -> Semi:
     return Semi(projector, hypernet)
 
 
-@pytest.fixture(params=["attention", "transformer", "equivariant"])
+@pytest.fixture(params=product(get_args(HypernetKind), get_args(AdaptedLayers)), ids="-".join)
 def semi(request: pytest.FixtureRequest) -> Semi:
-    return make_semi(request.param)
+    kind, adapted_layers = request.param
+    return make_semi(kind, adapted_layers=adapted_layers)

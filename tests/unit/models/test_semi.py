@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
-from pipeline.config.schema import HypernetConfig, HypernetKind
+from pipeline.config.schema import AdaptedLayers, HypernetConfig, HypernetKind, WidthMapKind
 from pipeline.episodes.isometry import sample_isometry
 from pipeline.episodes.width import fit_width_map
 from pipeline.models.hypernet import AttentionHypernet, build_hypernet
@@ -36,13 +38,49 @@ def test_every_trainable_parameter_gets_a_gradient(semi: Semi) -> None:
     assert all(parameter.grad is None for parameter in semi.projector.parameters())
 
 
-def test_each_generator_gets_a_gradient() -> None:
-    semi = make_semi("attention")
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_frozen_projector_has_no_dropout_from_the_start(trained: bool) -> None:
+    """The training loop takes the module as it was built; nobody calls `train` before the first step."""
+    projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.5)
+    config = HypernetConfig(kind="attention", width=WIDTH, rank=2)
+    semi, batch = Semi(projector, build_hypernet(config, projector), train_projector=trained), episode_batch(WIDTH)
+    assert torch.equal(semi(batch), semi(batch)) != trained
+    assert semi.training and semi.hypernet.training
+
+
+@pytest.mark.parametrize("kind", ["attention", "transformer"])
+@pytest.mark.parametrize(("adapted_layers", "layers"), [("all", 2), ("first", 1)])
+def test_each_adapted_layer_has_a_generator_and_a_prefix(
+    kind: HypernetKind, adapted_layers: AdaptedLayers, layers: int
+) -> None:
+    semi = make_semi(kind, adapted_layers=adapted_layers)
     semi(episode_batch(WIDTH)).square().sum().backward()
     assert isinstance(semi.hypernet, AttentionHypernet)
-    assert len(semi.hypernet.generators) == len(semi.projector.linear_layers) == 2
+    assert len(semi.projector.linear_layers) == 2
+    assert len(semi.hypernet.generators) == len(semi.hypernet.prefix_tokens) == layers
     for generator in semi.hypernet.generators:
         assert generator.weight.grad.norm() > 1e-6
+
+
+@pytest.mark.parametrize("kind", get_args(HypernetKind))
+def test_with_the_first_layer_adapted_the_second_stays_as_it_is(kind: HypernetKind) -> None:
+    batch = episode_batch(WIDTH)
+    adapted: AdaptedLayers
+    for adapted, second_changes in (("first", False), ("all", True)):
+        semi = make_semi(kind, adapted_layers=adapted)
+        first, second = semi.hypernet(batch.support, semi.projector)
+        assert first is not None and (second is not None) == second_changes
+        merged = semi.integrate(one_support(batch, 0), chunk=128).linear_layers[1]
+        own = semi.projector.linear_layers[1]
+        assert torch.equal(merged.bias, own.bias) != second_changes
+        assert torch.equal(merged.weight, own.weight) != (second_changes and kind != "equivariant")
+
+
+def test_rank_is_bound_by_the_adapted_layers_alone() -> None:
+    projector = Projector(WIDTH, 8, hidden_width=20, soft_tokens=1, dropout=0.0)
+    build_hypernet(HypernetConfig(kind="attention", width=WIDTH, rank=12, adapted_layers="first"), projector)
+    with pytest.raises(ValueError, match=r"hypernet\.rank=12 is above the narrowest width .* adapted layers \(8\)"):
+        build_hypernet(HypernetConfig(kind="attention", width=WIDTH, rank=12), projector)
 
 
 def test_episodes_of_a_batch_do_not_see_each_other(semi: Semi) -> None:
@@ -118,11 +156,13 @@ def test_support_with_duplicated_pairs_stays_finite() -> None:
     assert all(torch.isfinite(parameter).all() for parameter in semi.integrate(same, chunk=128).parameters())
 
 
+@pytest.mark.parametrize("kind", get_args(WidthMapKind))
+@pytest.mark.parametrize("hypernet", ["attention", "transformer"])
 @pytest.mark.parametrize("width", [7, 40])
-def test_other_widths_go_through_a_folded_width_map(width: int) -> None:
-    semi, batch = make_semi("attention").eval(), episode_batch(width, episodes=1)
+def test_other_widths_go_through_a_folded_width_map(width: int, hypernet: HypernetKind, kind: WidthMapKind) -> None:
+    semi, batch = make_semi(hypernet, width_map=kind).eval(), episode_batch(width, episodes=1)
     support = one_support(batch, 0)
-    width_map = fit_width_map(support.embeddings_NKE[0], WIDTH, seed=3)
+    width_map = fit_width_map(support.embeddings_NKE[0], WIDTH, kind=kind, seed=3)
     mapped = type(support)(
         embeddings_NKE=width_map(support.embeddings_NKE),
         texts_NKW=support.texts_NKW,
@@ -134,6 +174,22 @@ def test_other_widths_go_through_a_folded_width_map(width: int) -> None:
     assert whole.input_width == width
     torch.testing.assert_close(whole(queries), inner(width_map(queries)), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(fold_width_map(inner, width_map).eval()(queries), whole(queries))
+    assert whole.width_map == kind
+
+
+def test_a_padded_encoder_has_the_first_layer_cut_and_a_narrowed_one_has_it_spread() -> None:
+    projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0, width_map="pad_select")
+    first, second = projector.linear_layers
+    padded = fold_width_map(projector, fit_width_map(torch.randn(5, 7), WIDTH, kind="pad_select", seed=0))
+    assert torch.equal(padded.linear_layers[0].weight, first.weight[:, :7])
+    width_map = fit_width_map(torch.randn(5, 40), WIDTH, kind="pad_select", seed=0)
+    narrowed = fold_width_map(projector, width_map)
+    chosen = width_map.matrix_EW.argmax(dim=0)
+    assert torch.equal(narrowed.linear_layers[0].weight[:, chosen], first.weight)
+    assert narrowed.linear_layers[0].weight.count_nonzero() == first.weight.count_nonzero()
+    for folded in (padded, narrowed):
+        assert torch.equal(folded.linear_layers[0].bias, first.bias)
+        assert torch.equal(folded.linear_layers[1].weight, second.weight)
 
 
 def test_chunks_of_support_are_averaged() -> None:
@@ -166,7 +222,7 @@ def test_wrong_widths_are_named() -> None:
 def test_a_rank_above_the_width_is_refused(kind: HypernetKind) -> None:
     projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0)
     build_hypernet(HypernetConfig(kind=kind, width=WIDTH, rank=WIDTH), projector)
-    with pytest.raises(ValueError, match=r"hypernet\.rank=17 is above the projector's narrowest width \(16\)"):
+    with pytest.raises(ValueError, match=r"hypernet\.rank=17 is above the narrowest width .* layers \(16\)"):
         build_hypernet(HypernetConfig(kind=kind, width=WIDTH, rank=WIDTH + 1), projector)
 
 

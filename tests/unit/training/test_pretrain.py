@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pipeline.config.schema import OptimConfig, PretrainConfig
+from pipeline.config.schema import OptimConfig, PretrainConfig, WidthMapKind
+from pipeline.episodes.width import fit_width_map
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.projector import Projector
 from pipeline.training.pretrain import PretrainTask
@@ -43,10 +44,14 @@ TEXTS = [FakeRows(80, 6, 4)]
 
 
 def _task(
-    llm: FrozenLLM, paired: list[FakeRows] = PAIRED, texts: list[FakeRows] = TEXTS, **changes: Any
+    llm: FrozenLLM,
+    paired: list[FakeRows] = PAIRED,
+    texts: list[FakeRows] = TEXTS,
+    width_map: WidthMapKind = "orthonormal",
+    **changes: Any,
 ) -> PretrainTask:
     config = PretrainConfig(**{"optim": OptimConfig(steps=3), "batch_size": 16, "text_fraction": 0.5, **changes})
-    projector = Projector(6, llm.width, soft_tokens=2, dropout=0.0)
+    projector = Projector(6, llm.width, soft_tokens=2, dropout=0.0, width_map=width_map)
     return PretrainTask(projector, llm, paired=paired, texts=texts, config=config, seed=7)  # type: ignore[arg-type]
 
 
@@ -73,6 +78,20 @@ def test_embeddings_and_captions_belong_together(llm: FrozenLLM) -> None:
         if seed in (1, 4):  # of the projector's own width, so nothing is mapped
             source = next(rows for rows in [*PAIRED, *TEXTS] if rows.seed == seed)
             torch.testing.assert_close(vector, source.all_NE[row])
+
+
+@pytest.mark.parametrize("kind", get_args(WidthMapKind))
+def test_a_modality_has_one_width_map_for_all_its_rows(llm: FrozenLLM, kind: WidthMapKind) -> None:
+    maps = {rows.seed: fit_width_map(rows.all_NE, 6, kind=kind, seed=7) for rows in PAIRED if rows.all_NE.shape[1] != 6}
+    seen = set()
+    for step in range(4):
+        for vector, caption in zip(*_task(llm, width_map=kind).batch(step, range(16), CPU), strict=True):
+            seed, row = map(int, caption.split("/"))
+            if seed in maps:
+                expected = maps[seed](next(rows for rows in PAIRED if rows.seed == seed).all_NE[row])
+                torch.testing.assert_close(vector, expected)
+                seen.add(seed)
+    assert seen == {2, 3}
 
 
 def test_modalities_are_drawn_by_size_and_text_by_its_share(llm: FrozenLLM) -> None:
