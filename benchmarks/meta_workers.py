@@ -1,4 +1,4 @@
-"""Engines and worker counts: DeepSpeed against plain torch, two workers against one, and what the machine itself allows.
+"""Engines and worker counts: DeepSpeed over plain torch, two workers over one, and what the machine itself allows.
 
 In: a `World`'s folder.  Out: ratios. Every measurement runs in processes of its own with one thread each; run as a
 module, this is such a process, which prints its median seconds.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.episodes.isometry import Isometry, gaussian, sample_isometry
+from pipeline.episodes.isometry import HaarOfRows, Isometry, gaussian, sample_isometry, sample_isometry_of_rows
 from pipeline.episodes.sampler import philox
 
 _STREAM = 13
@@ -24,7 +24,7 @@ _STREAM = 13
 class Augmentation:
     """An isometry, and what may follow it."""
 
-    isometry: Isometry
+    isometry: Isometry | HaarOfRows
     """Applied first."""
     gains_E: Tensor | None = None
     """Factors of the coordinates."""
@@ -44,20 +44,30 @@ class Augmentation:
         return z
 
 
-def sample_augmentation(kind: str, width: int, seed: int, *, device: torch.device | str = "cpu") -> Augmentation:
+def sample_augmentation(
+    kind: str, width: int, seed: int, *, rows: int | None = None, device: torch.device | str = "cpu"
+) -> Augmentation:
     """Draw what `episodes.isometry` names; a pure function of its arguments.
+
+    With `rows`, it maps so many rows, all at once; without, any number at any time, at a higher price.
 
     `scale:s` is a Haar rotation and log-normal gains of standard deviation s on the axes; `warp:s` a Haar rotation and
     a random smooth non-linear term of size s. All other kinds are those of `sample_isometry`.
     """
     name, _, amount = kind.partition(":")
     if name not in ("scale", "warp"):
-        return Augmentation(isometry=sample_isometry(kind, width, seed, device=device))
+        return Augmentation(isometry=_isometry(kind, width, seed, rows, device))
     strength = float(amount)
-    rotation = sample_isometry("haar", width, seed, device=device)
+    rotation = _isometry("haar", width, seed, rows, device)
     rng = philox(_STREAM, seed)
     if name == "scale":
         gains_E = torch.exp(strength * gaussian(rng, width)).to(device)
         return Augmentation(isometry=rotation, gains_E=gains_E)
     mixing_EE = gaussian(rng, width, width).to(device)
     return Augmentation(isometry=rotation, mixing_EE=mixing_EE, strength=strength)
+
+
+def _isometry(kind: str, width: int, seed: int, rows: int | None, device: torch.device | str) -> Isometry | HaarOfRows:
+    if rows is None:
+        return sample_isometry(kind, width, seed, device=device)
+    return sample_isometry_of_rows(kind, rows, width, seed, device=device)

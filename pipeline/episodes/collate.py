@@ -95,7 +95,8 @@ class EpisodeBuilder:
         if self._common_width is not None and both.shape[1] != self._common_width:
             both = fit_width_map(both[:shots], self._common_width, kind=self._width_map, seed=spec.isometry_seed)(both)
         config = self._config
-        both = sample_augmentation(config.isometry, both.shape[1], spec.isometry_seed, device=device)(both)
+        rows, width = both.shape
+        both = sample_augmentation(config.isometry, width, spec.isometry_seed, rows=rows, device=device)(both)
         if spec.dataset in self._texts:
             both = distort(both, scale=config.text_scale, noise=config.text_noise, seed=spec.isometry_seed)
         return both[:shots], both[shots:], source.text_embeddings(spec.support_K).to(device)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.episodes.sampler import philox
 
-_STREAM, _BANK_STREAM = 11, 12
+_STREAM, _BANK_STREAM, _ROWS_STREAM = 11, 12, 18
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +49,42 @@ class Isometry:
         if self.permutation_E is not None:
             x = x[..., self.permutation_E]
         return x if self.signs_E is None else x * self.signs_E
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HaarOfRows:
+    """One Haar isometry of R^E as it is seen by n rows, n <= E / 2, that are mapped all at once.
+
+    Rows X become R^T L^-1 G, where X X^T = R^T R, and G has n rows of standard normal numbers with G G^T = L L^T. Why
+    that is `X Q` in law: X is R^T V^T for some orthonormal V, and V^T Q, n rows of a Haar matrix, is a uniform frame of
+    n vectors; so is L^-1 G, orthonormal and with a law that no rotation changes. Costs n / E of drawing and applying Q.
+    """
+
+    gaussian_nE: Tensor
+    """G."""
+
+    def __call__(self, x_nE: Tensor) -> Tensor:
+        """Map exactly the n rows that it was drawn for."""
+        if x_nE.shape != self.gaussian_nE.shape:
+            raise ValueError(
+                f"this isometry was drawn for {tuple(self.gaussian_nE.shape)} numbers, got {tuple(x_nE.shape)}: map "
+                "all rows of an episode at once"
+            )
+        r_nn = torch.linalg.qr(x_nE.mT, mode="r").R
+        # R is unique up to the signs of its rows, which libraries choose differently.
+        r_nn = r_nn * torch.where(r_nn.diagonal() < 0, -1.0, 1.0).unsqueeze(1)
+        lower_nn = torch.linalg.cholesky(self.gaussian_nE @ self.gaussian_nE.mT)
+        mixing_nn: Tensor = torch.linalg.solve_triangular(lower_nn, r_nn.mT, upper=False, left=False)
+        return mixing_nn @ self.gaussian_nE
+
+
+def sample_isometry_of_rows(
+    kind: str, rows: int, width: int, seed: int, *, device: torch.device | str = "cpu"
+) -> Isometry | HaarOfRows:
+    """Draw an isometry for rows that are mapped all at once: `haar` costs less where they are few."""
+    if kind == "haar" and 2 * rows <= width:
+        return HaarOfRows(gaussian_nE=gaussian(philox(_ROWS_STREAM, seed), rows, width).to(device))
+    return sample_isometry(kind, width, seed, device=device)
 
 
 def sample_isometry(kind: str, width: int, seed: int, *, device: torch.device | str = "cpu") -> Isometry:

@@ -51,8 +51,11 @@ def check_isometry(kind: str, device: torch.device) -> None:
     x = _unit(132, 768)
     with torch.no_grad():
         there = sample_augmentation(kind, 768, 2**40 + 7, device=device)(x.to(device))
+        at_once = sample_augmentation(kind, 768, 2**40 + 7, rows=len(x), device=device)(x.to(device))
     assert there.device.type == device.type and there.dtype == torch.float32
     torch.testing.assert_close(there.cpu(), sample_augmentation(kind, 768, 2**40 + 7)(x), atol=ATOL, rtol=0)
+    here = sample_augmentation(kind, 768, 2**40 + 7, rows=len(x))(x)
+    torch.testing.assert_close(at_once.cpu(), here, atol=ATOL, rtol=0)
 
 
 def check_width_map(kind: WidthMapKind, width: int, device: torch.device) -> None:

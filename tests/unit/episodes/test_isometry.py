@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from pipeline.episodes import isometry as isometry_module
-from pipeline.episodes.isometry import sample_isometry
+from pipeline.episodes.isometry import HaarOfRows, sample_isometry, sample_isometry_of_rows
 
 KINDS = ["none", "haar", "signed_permutation", "householder:1", "householder:5", "bank:3"]
 
@@ -153,3 +153,50 @@ def test_a_bank_has_so_many_matrices_of_the_haar_law() -> None:
 def test_unknown_kind_lists_the_known() -> None:
     with pytest.raises(ValueError, match=r"isometry='spin': allowed are none, haar"):
         sample_isometry("spin", 4, 0)
+
+
+def _rows_of(draw: Callable[[int], Callable[[Tensor], Tensor]], x: Tensor, draws: int) -> Tensor:
+    return torch.stack([draw(seed)(x) for seed in range(draws)])
+
+
+def test_few_rows_are_mapped_by_an_isometry() -> None:
+    x = torch.nn.functional.normalize(torch.randn(132, 768), dim=1)
+    isometry = sample_isometry_of_rows("haar", 132, 768, 3)
+    assert isinstance(isometry, HaarOfRows)
+    y = isometry(x)
+    assert y.dtype == torch.float32 and torch.equal(y, sample_isometry_of_rows("haar", 132, 768, 3)(x))
+    torch.testing.assert_close(y @ y.T, x @ x.T, atol=5e-6, rtol=0)
+    assert (x * y).sum(dim=1).abs().max() < 0.25, "nothing is left of the directions"
+
+
+def test_few_rows_have_the_law_of_rows_under_the_whole_isometry() -> None:
+    x = torch.tensor([[0.6, 0.8, 0.0, 0.0, 0.0, 0.0], [0.5, -0.1, 0.3, 0.7, 0.2, 0.1]])
+    statistics: dict[str, Callable[[Tensor], Tensor]] = {
+        "entry": lambda y: y[:, 0, 0],
+        "other entry": lambda y: y[:, 1, -1],
+        "same column": lambda y: y[:, 0, 1] * y[:, 1, 1],
+        "two columns": lambda y: y[:, 0, 0] * y[:, 1, 2] - y[:, 0, 2] * y[:, 1, 0],
+        "largest": lambda y: y.amax(dim=(1, 2)),
+    }
+    few = _rows_of(lambda seed: sample_isometry_of_rows("haar", 2, 6, seed), x, 4000)
+    whole = _rows_of(lambda seed: sample_isometry("haar", 6, seed), x, 4000)
+    unscaled = torch.stack([HaarOfRows(gaussian_nE=torch.rand(2, 6))(x) for _ in range(4000)])
+    for name, statistic in statistics.items():
+        assert stats.ks_2samp(statistic(few).numpy(), statistic(whole).numpy()).pvalue > 1e-3, name
+    assert stats.ks_2samp(unscaled[:, 0, 0].numpy(), whole[:, 0, 0].numpy()).pvalue < 1e-9, "another law is told apart"
+
+
+def test_equal_and_vanishing_rows_stay_so() -> None:
+    x = torch.nn.functional.normalize(torch.randn(6, 32), dim=1)
+    x[1], x[4] = x[0], 0.0
+    y = sample_isometry_of_rows("haar", 6, 32, 5)(x)
+    torch.testing.assert_close(y @ y.T, x @ x.T, atol=2e-6, rtol=0)
+    torch.testing.assert_close(y[1], y[0], atol=2e-6, rtol=0)
+    assert y[4].abs().max() < 1e-6
+
+
+def test_many_rows_get_the_whole_isometry_and_others_their_own() -> None:
+    assert not isinstance(sample_isometry_of_rows("haar", 17, 32, 0), HaarOfRows)
+    assert not isinstance(sample_isometry_of_rows("bank:2", 3, 32, 0), HaarOfRows)
+    with pytest.raises(ValueError, match=r"was drawn for \(3, 32\) numbers, got \(2, 32\): map all rows"):
+        sample_isometry_of_rows("haar", 3, 32, 0)(torch.zeros(2, 32))
