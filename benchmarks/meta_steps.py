@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.meta_world import OPTIM, World
 from benchmarks.reference_loop import reference_update
@@ -60,6 +60,9 @@ def measure_floor(world: World, rounds: int) -> dict[str, Any]:
     slots = range(task.slots_per_step)
     batches = {step: task.prepare(step, slots, device) for step in range(rounds + 1)}
 
+    captions = [[c for e in batches[step].captions for c in e] for step in batches]
+    tokens = _tokens(world, captions[1])
+
     def own_part(step: int) -> None:
         """Everything but data and LLM: hypernetwork, projector, their backward passes, the update."""
         soft_NBSD = semi(batches[step])
@@ -67,16 +70,18 @@ def measure_floor(world: World, rounds: int) -> dict[str, Any]:
 
     runs: dict[str, Run] = {
         "step": our_update(task, engine, device),
-        "floor": bare_llm(world, [[c for e in batches[step].captions for c in e] for step in batches]),
+        "floor_at_once": bare_llm(world, captions, parts=1),
+        "floor_in_parts": bare_llm(world, captions, parts=tokens["forwards"]),
         "prepare": lambda step: task.prepare(step, slots, device),
         "own": own_part,
     }
     seconds = take_turns(runs, rounds, device)
-    figures: dict[str, Any] = medians(seconds)
+    # Large batches leave the processor's caches, small ones cost calls: the faster of both is the floor.
+    seconds["floor"] = min(seconds.pop("floor_at_once"), seconds.pop("floor_in_parts"), key=statistics.median)
+    figures: dict[str, Any] = medians(seconds) | tokens
     figures["step_over_floor"] = statistics.median(np.divide(seconds["step"], seconds["floor"]))
     figures["prepare_share"] = statistics.median(np.divide(seconds["prepare"], seconds["step"]))
     figures["own_share"] = statistics.median(np.divide(seconds["own"], seconds["step"]))
-    figures |= _tokens(world, [c for e in batches[1].captions for c in e])
     figures["parameters"] = sum(parameter.numel() for parameter in world.llm.parameters())
     figures["trained_parameters"] = sum(p.numel() for p in semi.parameters() if p.requires_grad)
     if device.type == "cuda":
@@ -92,10 +97,10 @@ def _tokens(world: World, captions: list[str]) -> dict[str, Any]:
     return {"tokens": sum(fed), "padding": 1 - sum(fed) / computed, "forwards": len(buckets)}
 
 
-def bare_llm(world: World, captions_of_step: list[list[str]]) -> Run:
+def bare_llm(world: World, captions_of_step: list[list[str]], *, parts: int) -> Run:
     """Forward and backward-to-inputs of the LLM alone on the step's number of real tokens and scored positions.
 
-    One dense batch: rows of the mean length, no padding, no mask, logits at the scored positions only.
+    Rows of the mean length, no padding, no mask, logits at the scored positions only; in one batch or in several.
     """
     llm = world.llm
     generator = torch.Generator().manual_seed(0)
@@ -106,14 +111,15 @@ def bare_llm(world: World, captions_of_step: list[list[str]]) -> Run:
         row = round(fed / len(captions))
         sizes.append((round(fed / row), row, round(sum(lengths) / len(captions))))
 
-    def run(step: int) -> Tensor:
+    def run(step: int) -> None:
         rows, length, scored = sizes[step]
-        inputs = torch.randn(rows, length, world.shape.hidden, generator=generator)
-        inputs = inputs.to(world.device, llm.model.dtype).requires_grad_()
-        labels = torch.randint(4, 400, (rows * scored,), generator=generator).to(world.device)
-        logits = llm.model(inputs_embeds=inputs, logits_to_keep=scored, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels)
-        return torch.autograd.grad(loss, inputs)[0]
+        inputs = torch.randn(rows, length, world.shape.hidden, generator=generator).to(world.device, llm.model.dtype)
+        labels = torch.randint(4, 400, (rows, scored), generator=generator).to(world.device)
+        for part, wanted in zip(inputs.chunk(parts), labels.chunk(parts), strict=True):
+            leaf = part.detach().requires_grad_()
+            logits = llm.model(inputs_embeds=leaf, logits_to_keep=scored, use_cache=False).logits
+            loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), wanted.flatten())
+            torch.autograd.grad(loss, leaf)
 
     return run
 
@@ -154,3 +160,45 @@ def measure_batching(world: World, rounds: int, *, episodes: int = 16) -> dict[s
         seconds = take_turns({"together": together, "one_by_one": one_by_one}, rounds, world.device)
         figures[f"speed_up_{queries}"] = statistics.median(np.divide(seconds["one_by_one"], seconds["together"]))
     return figures
+
+
+RANGES = ("episodes", "adapters and projector", "llm forward", "llm backward", "backward of adapters", "update")
+"""Named parts of a step in a profile; the last two are named here, the others where they run."""
+
+
+def measure_profile(world: World) -> dict[str, Any]:
+    """One step under torch's profiler: milliseconds of its parts and of its ten dearest operators."""
+    semi, device = world.semi().train(), world.device
+    task, engine = world.task(semi), LocalEngine(semi, OPTIM)
+    slots = range(task.slots_per_step)
+
+    def step(number: int) -> None:
+        loss = task.loss(semi, task.prepare(number, slots, device))
+        with record_function("backward of adapters"):
+            engine.backward(loss)
+        with record_function("update"):
+            engine.step(OPTIM.learning_rate)
+
+    step(0)
+    kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    with profile(activities=kinds) as profiler:
+        step(1)
+    averages = profiler.key_averages()
+    cuda = device.type == "cuda"
+    parts = {event.key: event for event in averages if event.key in RANGES}
+    operators = sorted(
+        (event for event in averages if event.key not in RANGES and not event.key.startswith("ProfilerStep")),
+        key=lambda event: event.self_device_time_total if cuda else event.self_cpu_time_total,
+        reverse=True,
+    )
+    return {
+        "parts_ms": {
+            name: (parts[name].device_time_total if cuda else parts[name].cpu_time_total) / 1e3
+            for name in RANGES
+            if name in parts
+        },
+        "operators_ms": {
+            event.key: (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e3
+            for event in operators[:10]
+        },
+    }

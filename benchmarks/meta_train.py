@@ -2,9 +2,10 @@
 
 `python -m benchmarks.meta_train`.  In: a shape of the LLM and of a step.  Out: a table of ratios with their targets,
 and the figures behind them as JSON (`--json FILE`).  Parts: `floor` (our step against the bare LLM on as many tokens),
-`reference` (against a transcription of the published loop), `batching` (episodes together against one at a time),
-`engines` (DeepSpeed against plain torch), `workers` (two against one).  On a CPU one thread, on a GPU the first three
-parts, which need neither Ray nor DeepSpeed.  Figures of a busy machine are worth nothing.
+`profile` (what a step consists of), `reference` (against a transcription of the published loop), `batching` (episodes
+together against one at a time), `engines` (DeepSpeed against plain torch), `workers` (two against one).  On a CPU one
+thread; on a GPU the first four parts, which need neither Ray nor DeepSpeed.  Figures of a busy machine are worth
+nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PARTS = ("floor", "reference", "batching", "engines", "workers")
-_NO_RAY = ("floor", "reference", "batching")
+PARTS = ("floor", "profile", "reference", "batching", "engines", "workers")
+_NO_RAY = ("floor", "profile", "reference", "batching")
 _PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _DENSE_BF16_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Peak of a card without sparsity, by a part of its name (NVIDIA's data sheets)."""
@@ -68,6 +69,8 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     for part in args.parts or (PARTS if args.device == "cpu" else _NO_RAY):
         if part == "floor":
             figures[part] = meta_steps.measure_floor(world, args.rounds)
+        elif part == "profile":
+            figures[part] = meta_steps.measure_profile(world)
         elif part == "reference":
             figures[part] = meta_steps.measure_reference(world, args.rounds)
         elif part == "batching":
@@ -99,6 +102,10 @@ def rows(figures: dict[str, Any]) -> Iterator[Row]:
     """The table."""
     if "floor" in figures:
         yield from _floor_rows(figures["floor"], figures["card"])
+    if "profile" in figures:
+        for what, key in (("part", "parts_ms"), ("operator", "operators_ms")):
+            for name, milliseconds in figures["profile"][key].items():
+                yield f"{what}: {name}", f"{milliseconds:,.1f} ms", "", "under the profiler"
     if "reference" in figures:
         f = figures["reference"]
         speeds = f"{f['ours_queries_per_s']:,.1f} against {f['reference_queries_per_s']:,.1f} queries/s"

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.profiler import record_function
 
 from pipeline.config.schema import EpisodeConfig, WidthMapKind
 from pipeline.episodes.augmentation import sample_augmentation
@@ -64,6 +65,7 @@ class EpisodeBuilder:
         self._common_width, self._width_map = common_width, width_map
         self._texts = frozenset(texts)
 
+    @record_function("episodes")
     def build(self, step: int, slots: Sequence[int], device: torch.device | str = "cpu") -> EpisodeBatch:
         """Episodes `slots` of `step` on `device`."""
         specs = [self._sampler.episode(step, slot) for slot in slots]

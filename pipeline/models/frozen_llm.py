@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.profiler import record_function
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -127,10 +128,11 @@ class FrozenLLM(nn.Module):
         inputs = self._inputs(soft_BSD, labels_BT, padded=len({len(row) for row in rows}) > 1)
         if self._left:
             labels_BT = _roll_right(labels_BT, padding_B)
-        logits_BTV = self._forward(**inputs, logits_to_keep=labels_BT.shape[1], use_cache=False).logits
-        flat = functional.cross_entropy(
-            logits_BTV.float().flatten(0, 1), labels_BT.flatten(), ignore_index=IGNORED, reduction="none"
-        )
+        with record_function("llm forward"):
+            logits_BTV = self._forward(**inputs, logits_to_keep=labels_BT.shape[1], use_cache=False).logits
+            flat = functional.cross_entropy(
+                logits_BTV.float().flatten(0, 1), labels_BT.flatten(), ignore_index=IGNORED, reduction="none"
+            )
         return flat.view(labels_BT.shape).sum(dim=1) / (labels_BT.shape[1] - padding_B)
 
     @property
@@ -213,7 +215,8 @@ class _CaptionLosses(torch.autograd.Function):
             with torch.enable_grad():
                 part_bSD = soft_BSD[rows].detach().requires_grad_()
                 losses_b = llm.bucket_losses(part_bSD, [ids[row] for row in rows])
-                (gradient_BSD[rows],) = torch.autograd.grad(losses_b.sum(), part_bSD)
+                with record_function("llm backward"):
+                    (gradient_BSD[rows],) = torch.autograd.grad(losses_b.sum(), part_bSD)
             losses_B[rows] = losses_b.detach()
         ctx.save_for_backward(gradient_BSD)
         return losses_B

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from pipeline.episodes.batch import EpisodeBatch, SupportBatch
 from pipeline.episodes.width import WidthMap, fit_width_map
@@ -34,6 +35,7 @@ class Semi(nn.Module):
         self.projector.train(mode and self.train_projector)
         return self
 
+    @record_function("adapters and projector")
     def forward(self, batch: EpisodeBatch) -> Tensor:
         """Soft tokens `[N, B, S, D]` of each episode's queries under its own adapter."""
         soft: Tensor = self.projector(batch.queries_NBE, self.hypernet(batch.support, self.projector))
