@@ -137,6 +137,7 @@ def measure_reference(world: World, rounds: int) -> dict[str, Any]:
     queries = world.shape.episodes * world.shape.queries
     figures["ours_queries_per_s"] = queries / figures["ours_s"]
     figures["reference_queries_per_s"] = queries / figures["reference_s"]
+    figures["prompt"] = len(world.llm._prefix_P) + len(world.llm._suffix_U)
     figures["ours_over_reference"] = statistics.median(np.divide(seconds["reference"], seconds["ours"]))
     return figures
 

@@ -5,10 +5,9 @@ In: a `Shape` and a folder.  Out: a `World` that makes tasks, models and engines
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,13 @@ from pipeline.training.meta import MetaTask
 from pipeline.training.sources import SplitRows
 
 OPTIM = OptimConfig(learning_rate=1e-4, steps=10_000)
-PROMPT = f"{' '.join(WORDS[:4])} {{soft}} {' '.join(WORDS[4:6])}"
+PROMPTS = {
+    # Start token, a few words, a few words.
+    "plain": f"{' '.join(WORDS[:4])} {{soft}} {' '.join(WORDS[4:6])}",
+    # As many tokens as the chat template of Llama 3.2 makes of a short instruction: system message and user's turn
+    # before the soft tokens, the assistant's header behind them.
+    "chat": f"{' '.join(WORDS[:33])} {{soft}} {' '.join(WORDS[33:38])}",
+}
 _MARKS = ("<pad>", "<s>", "</s>", "<unk>")
 _ROWS = 4096
 
@@ -91,8 +96,9 @@ SHAPES = {
 class World:
     """Files of one shape, and what is made of them."""
 
-    def __init__(self, folder: Path, shape: Shape, *, device: torch.device | str = "cpu") -> None:
+    def __init__(self, folder: Path, shape: Shape, *, prompt: str = "chat", device: torch.device | str = "cpu") -> None:
         self.folder, self.shape, self.device = folder, shape, torch.device(device)
+        self.prompt = PROMPTS[prompt]
         if not (folder / "lm").is_dir():
             _save_llm(folder / "lm", shape)
             project = text_project(folder, draw_texts(_ROWS), drawn(shape.width), rows_per_shard=1024)
@@ -101,7 +107,9 @@ class World:
     @cached_property
     def llm(self) -> FrozenLLM:
         """The frozen LLM, loaded as a user's is."""
-        config = LLMConfig(path=str(self.folder / "lm"), dtype=self.shape.dtype, prompt=PROMPT, max_caption_tokens=64)  # type: ignore[arg-type]
+        config = LLMConfig(
+            path=str(self.folder / "lm"), dtype=self.shape.dtype, prompt=self.prompt, max_caption_tokens=64
+        )  # type: ignore[arg-type]
         return FrozenLLM(config, self.folder, device=self.device)
 
     @cached_property
@@ -137,10 +145,6 @@ class World:
             config=MetaConfig(optim=OPTIM, episodes_per_step=episodes or shape.episodes),
             seed=0,
         )
-
-    def resized(self, **changes: Any) -> World:
-        """The same files with another step."""
-        return World(self.folder, replace(self.shape, **changes), device=self.device)
 
 
 def _save_llm(folder: Path, shape: Shape) -> None:
