@@ -47,6 +47,7 @@ class DeepSpeedEngine:
         )
         self._base_optimizer: Any = self._optimizer.optimizer if self._stage else self._optimizer
         self._parts_done = 0
+        self._materialise_moments()
 
     @property
     def module(self) -> nn.Module:
@@ -90,7 +91,8 @@ class DeepSpeedEngine:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         check_state(state, self._parameters)
-        self._materialise_moments(updates)
+        for slots in self._base_optimizer.state.values():
+            slots["step"] = torch.tensor(float(updates))
         for name, parameter in self._parameters.items():
             with torch.no_grad():
                 parameter.copy_(state[f"weight/{name}"])
@@ -109,16 +111,16 @@ class DeepSpeedEngine:
         if self._stage:
             value = safe_get_full_optimizer_state(parameter, moment)
         else:
-            value = self._base_optimizer.state.get(parameter, {}).get(moment)
-        result: Tensor = torch.zeros_like(parameter) if value is None else value
-        return result.detach()
+            value = self._base_optimizer.state[parameter][moment]
+        result: Tensor = value.detach()
+        return result
 
-    def _materialise_moments(self, updates: int) -> None:
-        """Create each flat partition's moments, as AdamW's first step would: else there is nothing to set."""
+    def _materialise_moments(self) -> None:
+        """Create each flat partition's moments, as AdamW's first step would: else there is nothing to read or set."""
         for group in self._base_optimizer.param_groups:
             for flat in group["params"]:
                 slots = self._base_optimizer.state[flat]
-                slots["step"] = torch.tensor(float(updates))
+                slots["step"] = torch.tensor(0.0)
                 for moment in MOMENTS:
                     slots[moment] = torch.zeros_like(flat)
         if self._stage:

@@ -10,9 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.config.schema import OptimConfig
+from pipeline.config.schema import LLMConfig, OptimConfig
+from pipeline.models.frozen_llm import FrozenLLM
+from pipeline.models.projector import Projector
 from pipeline.training.engine import Engine, LocalEngine
+from tests.precision import check_precision
 from tests.processes import gloo_process, run_processes
+from tests.tiny_lm import save_tiny_lm
 
 OPTIM = OptimConfig(learning_rate=1e-2, steps=10, clip_norm=0.5, weight_decay=0.1)
 FIRST, LAST = 4, 8
@@ -114,3 +118,21 @@ def test_what_the_engine_cannot_serve_is_named(stage: int, offload: bool, messag
 
     with pytest.raises(ValueError, match=message):
         DeepSpeedEngine(_network(), OPTIM, zero_stage=stage, offload_optimizer=offload)
+
+
+def _precision(rank: int, port: int, world: int, stage: int, offload: bool, folder: str) -> None:
+    from pipeline.runtime.deepspeed_engine import DeepSpeedEngine
+
+    with gloo_process(rank, world, port):
+        llm = FrozenLLM(LLMConfig(path=folder, dtype="bfloat16"), Path(folder))
+        torch.manual_seed(0)
+        projector = Projector(6, llm.width, hidden_width=8, soft_tokens=2, dropout=0.0)
+        engine = DeepSpeedEngine(projector, OPTIM, zero_stage=stage, offload_optimizer=offload)
+        check_precision(engine, projector, llm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "stage", "offload"), [(1, 1, False), (2, 2, False), (2, 1, True)])
+def test_trainables_stay_float32_around_a_bfloat16_llm(tmp_path: Path, world: int, stage: int, offload: bool) -> None:
+    save_tiny_lm(tmp_path)
+    run_processes(_precision, world, world, stage, offload, str(tmp_path))
