@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.schema import ExperimentConfig, OptimConfig
+from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.runtime.session import Session, fitting, ray_session
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.context import LocalContext, TrainContext
@@ -27,7 +28,7 @@ from pipeline.training.engine import Engine, LocalEngine
 from pipeline.training.identity import StageName
 from pipeline.training.loop import TrainingDivergedError
 from pipeline.training.metrics_log import METRICS, MetricsFollower, Record
-from pipeline.training.stages import CHECKPOINTS, run_stage
+from pipeline.training.stages import CHECKPOINTS, EngineFactory, LoadLLM, run_stage
 
 OnRecord = Callable[[Record], None]
 _POLL_S = 0.25
@@ -120,23 +121,36 @@ def _worker(settings: dict[str, Any]) -> str | None:
     import ray.train.torch
 
     from pipeline.runtime.deepspeed_engine import DeepSpeedEngine
+    from pipeline.runtime.partitioned_llm import PartitionedLLM
 
     job: StageJob = settings["job"]
     runtime = job.config.runtime
     torch.set_num_threads(runtime.threads_per_worker)
 
     def engine(module: nn.Module, optim: OptimConfig) -> Engine:
-        return DeepSpeedEngine(module, optim, zero_stage=runtime.zero_stage)
+        return DeepSpeedEngine(
+            module, optim, zero_stage=runtime.zero_stage, offload_optimizer=runtime.offload_optimizer
+        )
 
     try:
-        _run(job, DistributedContext(ray.train.torch.get_device()), engine)
+        load_llm = PartitionedLLM if runtime.zero_stage == 3 else FrozenLLM
+        _run(job, DistributedContext(ray.train.torch.get_device()), engine, load_llm)
     except (ValueError, FileNotFoundError, TrainingDivergedError) as error:
         return str(error)
     return None
 
 
-def _run(job: StageJob, context: TrainContext, engine: Callable[[nn.Module, OptimConfig], Engine]) -> None:
-    run_stage(job.stage, job.config, job.root, job.run_dir, context, engine, stage_fingerprint=job.fingerprint)
+def _run(job: StageJob, context: TrainContext, engine: EngineFactory, load_llm: LoadLLM = FrozenLLM) -> None:
+    run_stage(
+        job.stage,
+        job.config,
+        job.root,
+        job.run_dir,
+        context,
+        engine,
+        load_llm=load_llm,
+        stage_fingerprint=job.fingerprint,
+    )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.schema import OptimConfig
-from pipeline.episodes.sampler import philox, worker_slots
+from pipeline.episodes.sampler import philox, slot_parts, worker_slots
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.context import TrainContext
 from pipeline.training.engine import Engine, learning_rate
@@ -50,19 +50,24 @@ def train(
     checkpoints: CheckpointStore,
     log: MetricsLog,
     seed: int,
+    micro_batches: int = 1,
 ) -> dict[str, Tensor]:
     """Train to `optim.steps` updates from the newest checkpoint; returns the final consolidated state."""
-    slots = worker_slots(task.slots_per_step, context.rank, context.world_size)
+    parts = slot_parts(worker_slots(task.slots_per_step, context.rank, context.world_size), micro_batches)
     start = _resume(engine, checkpoints, log, context)
     state: dict[str, Tensor] | None = None
     for step in range(start, optim.steps):
         began = time.perf_counter()
         # Dropout masks belong to (seed, step, rank), not to how the process got here.
         torch.manual_seed(int(philox(seed, _DROPOUT_STREAM, step, context.rank).integers(2**63 - 1)))
-        loss = task.loss(engine.module, step, slots, context.device)
+        losses = []
+        for slots in parts:
+            loss = task.loss(engine.module, step, slots, context.device)
+            engine.backward(loss, parts=len(parts))
+            losses.append(loss.detach())
         rate = learning_rate(step, optim)
-        norm = engine.update(loss, rate)
-        mean_loss = context.mean(loss)
+        norm = engine.step(rate)
+        mean_loss = context.mean(torch.stack(losses).mean())
         if not (mean_loss < float("inf") and norm < float("inf")):
             raise TrainingDivergedError(
                 f"step {step}: loss {mean_loss}, gradient norm {norm}; the checkpoint of the last finite state is kept "
