@@ -115,9 +115,10 @@ def bare_llm(world: World, captions_of_step: list[list[str]], *, parts: int) -> 
         rows, length, scored = sizes[step]
         inputs = torch.randn(rows, length, world.shape.hidden, generator=generator).to(world.device, llm.model.dtype)
         labels = torch.randint(4, 400, (rows, scored), generator=generator).to(world.device)
+        kept = torch.arange(length - scored, length, device=world.device)
         for part, wanted in zip(inputs.chunk(parts), labels.chunk(parts), strict=True):
             leaf = part.detach().requires_grad_()
-            logits = llm.model(inputs_embeds=leaf, logits_to_keep=scored, use_cache=False).logits
+            logits = llm.model(inputs_embeds=leaf, logits_to_keep=kept, use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), wanted.flatten())
             torch.autograd.grad(loss, leaf)
 

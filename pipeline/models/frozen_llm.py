@@ -128,8 +128,11 @@ class FrozenLLM(nn.Module):
         inputs = self._inputs(soft_BSD, labels_BT, padded=len({len(row) for row in rows}) > 1)
         if self._left:
             labels_BT = _roll_right(labels_BT, padding_B)
+        # Indices, not a number: they copy the columns, where a slice would make the output layer a batched product.
+        length = inputs["inputs_embeds"].shape[1]
+        kept_T = torch.arange(length - labels_BT.shape[1], length, device=labels_BT.device)
         with record_function("llm forward"):
-            logits_BTV = self._forward(**inputs, logits_to_keep=labels_BT.shape[1], use_cache=False).logits
+            logits_BTV = self._forward(**inputs, logits_to_keep=kept_T, use_cache=False).logits
             flat = functional.cross_entropy(
                 logits_BTV.float().flatten(0, 1), labels_BT.flatten(), ignore_index=IGNORED, reduction="none"
             )

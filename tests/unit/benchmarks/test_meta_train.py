@@ -1,0 +1,45 @@
+"""The meta-training benchmark works at a tiny size; what it measures is another machine's business."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.meta_train import measure, rows
+
+
+def _arguments(*parts: str) -> Namespace:
+    return Namespace(shape="tiny", device="cpu", threads=1, rounds=1, parts=parts)
+
+
+def test_every_part_without_ray_gives_its_ratios(tmp_path: Path) -> None:
+    figures = measure(tmp_path, _arguments("floor", "profile", "reference", "batching"))
+    floor = figures["floor"]
+    assert 0 <= floor["padding"] < 0.05 and floor["forwards"] >= 1
+    assert floor["step_over_floor"] == pytest.approx(floor["step_s"] / floor["floor_s"])
+    assert {"episodes", "adapters and projector", "llm forward", "llm backward"} <= set(figures["profile"]["parts_ms"])
+    for prompt in ("plain", "chat"):
+        reference = figures[f"reference_{prompt}"]
+        assert reference["ours_over_reference"] == pytest.approx(reference["reference_s"] / reference["ours_s"])
+    assert all(figures["batching"][f"speed_up_{queries}"] > 0 for queries in (1, 2, 4))
+    measures = [row[0] for row in rows(figures)]
+    assert measures[0] == "step / bare LLM on as many tokens" and "batched / one at a time" in measures
+
+
+@pytest.mark.slow
+def test_engines_and_workers_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+    figures = measure(tmp_path, _arguments("engines", "workers"))
+    assert figures["engines"]["deepspeed_over_local"] > 0
+    assert figures["workers"]["speed_up"] == pytest.approx(
+        figures["workers"]["deepspeed_1_s"] / figures["workers"]["deepspeed_2_s"]
+    )
+    assert [row[0] for row in rows(figures)][-1] == "2 processes / 1, nothing shared"
+
+
+def test_an_unknown_shape_lists_the_known(tmp_path: Path) -> None:
+    arguments = _arguments()
+    arguments.shape = "huge"
+    with pytest.raises(ValueError, match="--shape must be one of tiny, miniature, small, llama1b, got 'huge'"):
+        measure(tmp_path, arguments)
