@@ -254,6 +254,8 @@ class MetaConfig:
     """Also train the shared projector (the paper freezes it)."""
     checkpoint_every: PositiveInt = 100
     """Updates between checkpoints."""
+    checkpoints_kept: PositiveInt = 2
+    """Checkpoints that stay, the newest ones."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

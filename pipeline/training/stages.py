@@ -20,7 +20,7 @@ from pipeline.models.hypernet import build_hypernet
 from pipeline.models.projector import Projector
 from pipeline.models.semi import Semi
 from pipeline.training.checkpoint import CheckpointStore
-from pipeline.training.context import TrainContext
+from pipeline.training.context import TrainContext, agreed
 from pipeline.training.engine import Engine
 from pipeline.training.identity import StageName, stage_micro_batches, stage_optim
 from pipeline.training.loop import TrainTask, train
@@ -28,6 +28,7 @@ from pipeline.training.meta import MetaTask
 from pipeline.training.metrics_log import METRICS, MetricsLog
 from pipeline.training.pretrain import PretrainTask
 from pipeline.training.sources import open_splits
+from pipeline.training.stop import STOP
 
 EngineFactory = Callable[[nn.Module, OptimConfig], Engine]
 WEIGHTS = "weights.safetensors"
@@ -132,23 +133,27 @@ def run_stage(
 ) -> None:
     """Train a stage on this worker; rank 0 writes the results."""
     stage_dir = run_dir / stage
-    task = build_task(stage, config, root, run_dir, context.device, load_llm)
     optim = stage_optim(stage, config)
-    engine = engine_factory(task.module, optim)
+    with agreed(context):
+        task = build_task(stage, config, root, run_dir, context.device, load_llm)
+    with agreed(context):
+        engine = engine_factory(task.module, optim)
     state = train(
         task,
         engine,
         context,
         optim=optim,
         checkpoint_every=config.meta.checkpoint_every,
-        checkpoints=CheckpointStore(stage_dir / CHECKPOINTS, fingerprint=stage_fingerprint),
+        checkpoints=CheckpointStore(
+            stage_dir / CHECKPOINTS, fingerprint=stage_fingerprint, keep=config.meta.checkpoints_kept
+        ),
         log=MetricsLog(stage_dir / METRICS),
-        seed=config.seed,
         micro_batches=stage_micro_batches(stage, config),
+        stop=(stage_dir / STOP).exists,
     )
-    if context.rank == 0:
-        save_weights(task.module, state, stage_dir / WEIGHTS)
-    context.barrier()
+    with agreed(context):
+        if context.rank == 0:
+            save_weights(task.module, state, stage_dir / WEIGHTS)
 
 
 def save_weights(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
