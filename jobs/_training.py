@@ -1,21 +1,40 @@
-"""What the two training jobs share: a stage with a progress line and its curves in MLflow."""
+"""What the two training jobs share: their options, a stage with a progress line, and its curves in MLflow."""
 
 from __future__ import annotations
 
-from typing import Any
+import argparse
+import shutil
+import sys
+from typing import Any, Literal
 
-from jobs._cli import stage_progress
+from jobs._cli import TERMINATED, job_parser, stage_progress
 from jobs._run import Run, run_stage
 from pipeline.tracking import Tracker
 from pipeline.training.identity import StageName, stage_optim
 from pipeline.training.metrics_log import Record
+from pipeline.training.stop import TrainingStopped
 
+Resume = Literal["auto", "never"]
 _CURVES = ("loss", "learning_rate", "gradient_norm", "queries_per_s")
 
 
-def run_training(run: Run, stage: StageName, identity: str) -> None:
-    """Train a stage unless its weights exist for this configuration."""
+def training_parser(description: str | None) -> argparse.ArgumentParser:
+    """The arguments of a training job."""
+    parser = job_parser(description)
+    parser.add_argument(
+        "--resume",
+        choices=["auto", "never"],
+        default="auto",
+        help="auto: keep a finished result, or continue from the newest checkpoint; never: forget both, train anew",
+    )
+    return parser
+
+
+def run_training(run: Run, stage: StageName, identity: str, *, resume: Resume = "auto") -> None:
+    """Train a stage unless its weights exist for this configuration; a stopped one ends the process with code 143."""
     steps = stage_optim(stage, run.config).steps
+    if resume == "never":
+        shutil.rmtree(run.directory / stage, ignore_errors=True)
 
     def work(tracked: Tracker) -> dict[str, Any]:
         # Not above: torch and transformers take seconds, and a finished stage needs neither.
@@ -31,7 +50,19 @@ def run_training(run: Run, stage: StageName, identity: str) -> None:
                 tracked.log_metrics({name: record[name] for name in _CURVES}, step=record["step"])
 
             job = StageJob(stage=stage, config=run.config, root=run.root, run_dir=run.directory, fingerprint=identity)
-            train_stage(job, on_record=on_record, verbose=run.verbose)
+            train_stage(job, on_record=on_record, on_warning=_warn, verbose=run.verbose)
         return {"loss": last.get("loss"), "steps": steps}
 
-    run_stage(run, stage, identity, work)
+    try:
+        run_stage(run, stage, identity, work)
+    except TrainingStopped as stopped:
+        _say(f"terminated: {stage} {stopped}")
+        sys.exit(TERMINATED)
+
+
+def _warn(text: str) -> None:
+    _say(f"warning: {text}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -181,6 +181,8 @@ class PretrainConfig:
     """Optimiser and schedule."""
     batch_size: PositiveInt = 32
     """Pairs an update, over all workers."""
+    micro_batches: PositiveInt = 1
+    """Parts that a worker's pairs of an update are split into, to bound memory; their gradients are accumulated."""
     text_fraction: Fraction = 0.5
     """Share of batches drawn from text as a modality (METHOD section 6); 0 is the paper."""
     text_noise: NonNegativeFloat = 0.0
@@ -246,10 +248,14 @@ class MetaConfig:
     """Optimiser and schedule."""
     episodes_per_step: PositiveInt = 40
     """Episodes an update, over all workers."""
+    micro_batches: PositiveInt = 1
+    """Parts that a worker's episodes of an update are split into, to bound memory; their gradients are accumulated."""
     train_projector: bool = False
     """Also train the shared projector (the paper freezes it)."""
     checkpoint_every: PositiveInt = 100
     """Updates between checkpoints."""
+    checkpoints_kept: PositiveInt = 2
+    """Checkpoints that stay, the newest ones."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -311,7 +317,10 @@ class RuntimeConfig:
     engine: Literal["deepspeed", "local"] = "deepspeed"
     """`local`: plain torch in this process, no Ray."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """DeepSpeed ZeRO stage."""
+    """DeepSpeed ZeRO stage: 1 spreads the optimiser's state over the workers, 2 the gradients too, 3 the frozen LLM as
+    well. One process has nothing to spread: `engine=local` is the same for 0, 1 and 2, and refuses 3."""
+    offload_optimizer: bool = False
+    """Keep the optimiser's state in host memory and update there (`engine=deepspeed`, `zero_stage` 1 to 3)."""
     workers: PositiveInt = 2
     """Training workers; fewer are started where the cluster has fewer CPUs (GPUs)."""
     cpus_per_worker: PositiveFloat = 0.9
@@ -324,6 +333,17 @@ class RuntimeConfig:
     """Ray cluster to join; None: a private local one (inside a Ray job: the job's cluster)."""
     max_failures: NonNegativeInt = 3
     """Restarts of a training worker group before the run fails."""
+
+    @model_validator(mode="after")
+    def _engine_serves_it(self) -> RuntimeConfig:
+        if self.engine == "local" and (self.zero_stage == 3 or self.offload_optimizer):
+            asked = "offload_optimizer=True" if self.offload_optimizer else "zero_stage=3"
+            raise ValueError(f"engine='local' serves no {asked}: set engine='deepspeed', or leave {asked} out")
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError(
+                "offload_optimizer=True needs zero_stage 1, 2 or 3, got 0: raise zero_stage or switch it off"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -1,6 +1,7 @@
 """Tensors of support sets and episodes, as the models read them.
 
-Shape suffixes: N episodes, K support pairs, B queries an episode, E encoder width, W text width.
+Shape suffixes: N episodes, K support pairs, B queries an episode, E encoder width, W text width, P projector's inner
+width.
 """
 
 from __future__ import annotations
@@ -50,3 +51,5 @@ class EpisodeBatch:
     """Query embeddings under the same isometry as the support."""
     captions: tuple[tuple[str, ...], ...]
     """Captions of the queries, `captions[n][b]`."""
+    keep_NBP: Tensor | None = None
+    """Factors of the projector's dropout, where it is trained."""

@@ -28,6 +28,14 @@ from pipeline.episodes.width import fit_width_map
 Rows = npt.NDArray[np.int64]
 
 
+class NotFiniteError(ValueError):
+    """A source gave values that are not finite."""
+
+    def __init__(self, spec: EpisodeSpec, what: str, rows: Rows) -> None:
+        super().__init__(f"{what} of dataset {spec.dataset}, rows {rows.tolist()}, are not finite")
+        self.spec, self.what, self.rows = spec, what, rows
+
+
 class EpisodeSource(Protocol):
     """Rows an episode may use; `pipeline.shards` datasets restricted to one split satisfy it."""
 
@@ -93,12 +101,23 @@ class EpisodeBuilder:
         source = self._sources[spec.dataset]
         shots = len(spec.support_K)
         # One read of the memory map an episode: support and queries together.
-        both = source.embeddings(np.concatenate([spec.support_K, spec.query_B])).to(device)
+        rows = np.concatenate([spec.support_K, spec.query_B])
+        both, texts = source.embeddings(rows), source.text_embeddings(spec.support_K)
+        _check_finite(spec, "embeddings", both, rows)
+        _check_finite(spec, "text embeddings", texts, spec.support_K)
+        both = both.to(device)
         if self._common_width is not None and both.shape[1] != self._common_width:
             both = fit_width_map(both[:shots], self._common_width, kind=self._width_map, seed=spec.isometry_seed)(both)
         config = self._config
-        rows, width = both.shape
-        both = sample_augmentation(config.isometry, width, spec.isometry_seed, rows=rows, device=device)(both)
+        count, width = both.shape
+        both = sample_augmentation(config.isometry, width, spec.isometry_seed, rows=count, device=device)(both)
         if spec.dataset in self._texts:
             both = distort(both, scale=config.text_scale, noise=config.text_noise, seed=spec.isometry_seed)
-        return both[:shots], both[shots:], source.text_embeddings(spec.support_K).to(device)
+        return both[:shots], both[shots:], texts.to(device)
+
+
+def _check_finite(spec: EpisodeSpec, what: str, values: Tensor, rows: Rows) -> None:
+    """Before any arithmetic: a rotation, or a map fitted on them, would spread them over all rows."""
+    bad = ~torch.isfinite(values).all(dim=1)
+    if bad.any():
+        raise NotFiniteError(spec, what, rows[bad.cpu().numpy()])

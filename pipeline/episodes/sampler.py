@@ -104,3 +104,15 @@ def worker_slots(total: int, rank: int, world_size: int) -> range:
             "(meta.episodes_per_step, pretrain.batch_size) or another runtime.workers"
         )
     return range(rank, total, world_size)
+
+
+def slot_parts(slots: range, parts: int) -> list[range]:
+    """A worker's slots of a step in consecutive parts of one size."""
+    if len(slots) % parts:
+        raise ValueError(
+            f"micro_batches={parts} does not divide the {len(slots)} items that each worker has a step; choose a "
+            f"divisor of {len(slots)}, or another number of items or workers (meta.micro_batches, "
+            "meta.episodes_per_step; pretrain.micro_batches, pretrain.batch_size; runtime.workers)"
+        )
+    size = len(slots) // parts
+    return [slots[start : start + size] for start in range(0, len(slots), size)]

@@ -74,7 +74,7 @@ class FrozenLLM(nn.Module):
     @property
     def width(self) -> int:
         """Hidden width D."""
-        return int(self.model.get_input_embeddings().weight.shape[1])
+        return int(self.model.get_input_embeddings().embedding_dim)  # weights may be partitioned
 
     @property
     def pad_id(self) -> int:

@@ -50,15 +50,24 @@ class Projector(nn.Module):
         """(input, output) width of each layer."""
         return [(layer.in_features, layer.out_features) for layer in self.linear_layers]
 
-    def forward(self, x_BE: Tensor, adapter: ProjectorAdapter | None = None) -> Tensor:
-        """Soft tokens `[..., B, S, D]` of embeddings `[..., B, E]`."""
+    @property
+    def inner_width(self) -> int:
+        """P."""
+        return int(self.linear_layers[0].out_features)
+
+    def forward(self, x_BE: Tensor, adapter: ProjectorAdapter | None = None, keep_BP: Tensor | None = None) -> Tensor:
+        """Soft tokens `[..., B, S, D]` of embeddings `[..., B, E]`.
+
+        `keep_BP` are dropout's factors; without them training mode draws from the global generator.
+        """
         layers = self.linear_layers
         adapters = [None] * len(layers) if adapter is None else list(adapter)
         hidden = x_BE
         for index, (layer, layer_adapter) in enumerate(zip(layers, adapters, strict=True)):
             if index:
                 hidden = functional.gelu(hidden, approximate="tanh")
-                hidden = functional.dropout(hidden, self.dropout, training=self.training)
+                dropout = self.dropout if self.training else 0.0
+                hidden = functional.dropout(hidden, dropout) if keep_BP is None else hidden * keep_BP
             hidden = adapted_linear(hidden, layer.weight, layer.bias, layer_adapter)
         return hidden.view(*hidden.shape[:-1], self.soft_tokens, self.llm_width)
 

@@ -38,7 +38,8 @@ class Semi(nn.Module):
     @record_function("adapters and projector")
     def forward(self, batch: EpisodeBatch) -> Tensor:
         """Soft tokens `[N, B, S, D]` of each episode's queries under its own adapter."""
-        soft: Tensor = self.projector(batch.queries_NBE, self.hypernet(batch.support, self.projector))
+        adapters = self.hypernet(batch.support, self.projector)
+        soft: Tensor = self.projector(batch.queries_NBE, adapters, batch.keep_NBP if self.projector.training else None)
         return soft
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ In: a module whose trainable parameters are float32 and an initialised process g
 Out: ZeRO-partitioned updates with the same arithmetic as `LocalEngine`, and a consolidated state: full tensors by
 parameter name, so that a checkpoint does not depend on the number of workers (DeepSpeed's own ZeRO shards do).
 
-The frozen LLM stays outside the wrapped module: it is neither partitioned nor saved.
+The frozen LLM stays outside the wrapped module: it is never saved, and only stage 3 partitions it (`partitioned_llm`).
 """
 
 from __future__ import annotations
@@ -22,25 +22,32 @@ from pipeline.training.engine import MOMENTS, check_state, trainable_parameters
 
 
 class DeepSpeedEngine:
-    """ZeRO stage 0, 1 or 2 over the current process group."""
+    """ZeRO over the current process group.
 
-    def __init__(self, module: nn.Module, config: OptimConfig, *, zero_stage: int) -> None:
-        if zero_stage not in (0, 1, 2):
-            raise ValueError(
-                f"runtime.zero_stage={zero_stage}: this engine serves 0, 1 and 2 (the trainable part is small and the "
-                "frozen LLM lies outside the engine)"
-            )
-        deepspeed = _import_deepspeed()
+    Stages 1 and 2 partition the optimiser's state and the gradients of the trainable part. Stage 3 is stage 2 for it:
+    its weights are small, and it is the frozen LLM that `partitioned_llm` partitions. A single worker has nothing to
+    partition, so that it runs stage 0 and is spared the flat copies, unless the optimiser is offloaded.
+    """
+
+    def __init__(
+        self, module: nn.Module, config: OptimConfig, *, zero_stage: int, offload_optimizer: bool = False
+    ) -> None:
+        _check_served(zero_stage, offload_optimizer)
+        deepspeed = import_deepspeed()
+        self._config = config
         self._parameters = trainable_parameters(module)
+        alone = torch.distributed.get_world_size() == 1 and not offload_optimizer
+        self._stage = 0 if alone else min(zero_stage, 2)
         self._engine: Any
         self._engine, self._optimizer, *_ = deepspeed.initialize(
             model=module,
             model_parameters=list(self._parameters.values()),
-            config=engine_config(config, zero_stage),
+            config=engine_config(config, self._stage, offload_optimizer=offload_optimizer),
             dist_init_required=False,
         )
-        self._zero_stage = zero_stage
-        self._base_optimizer: Any = self._optimizer.optimizer if zero_stage else self._optimizer
+        self._base_optimizer: Any = self._optimizer.optimizer if self._stage else self._optimizer
+        self._parts_done = 0
+        self._materialise_moments()
 
     @property
     def module(self) -> nn.Module:
@@ -48,21 +55,26 @@ class DeepSpeedEngine:
         engine: nn.Module = self._engine
         return engine
 
-    def update(self, loss: Tensor, learning_rate: float) -> float:
-        """Backward pass (gradients are averaged over the workers), clipping and one update."""
+    def backward(self, loss: Tensor, *, parts: int = 1) -> None:
+        """Add one part's gradients; with the last part they are averaged over the workers."""
+        self._parts_done += 1
+        self._engine.set_gradient_accumulation_boundary(self._parts_done == parts)
+        self._engine.backward(loss / parts)
+
+    def step(self, learning_rate: float) -> float:
+        """Clipping and one update."""
+        self._parts_done = 0
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        self._engine.backward(loss)
-        norm = self._plain_norm()
+        # Stage 0 has whole, averaged gradients; DeepSpeed would clip them without saying from which norm.
+        norm = None if self._stage else nn.utils.clip_grad_norm_(self._parameters.values(), self._config.clip_norm)
         self._engine.step()
-        return norm if norm is not None else float(self._engine.get_global_grad_norm())
+        return float(self._engine.get_global_grad_norm() if norm is None else norm)
 
-    def _plain_norm(self) -> float | None:
-        """Stage 0 keeps whole, averaged gradients and reports no norm; the other stages report one after the step."""
-        if self._zero_stage:
-            return None
-        gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
-        return float(nn.utils.get_total_norm(gradients))
+    def update(self, loss: Tensor, learning_rate: float) -> float:
+        """`backward` and `step`."""
+        self.backward(loss)
+        return self.step(learning_rate)
 
     def state(self) -> dict[str, Tensor]:
         """Gather weights and moments; collective."""
@@ -79,49 +91,53 @@ class DeepSpeedEngine:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         check_state(state, self._parameters)
-        self._materialise_moments(updates)
+        for slots in self._base_optimizer.state.values():
+            slots["step"] = torch.tensor(float(updates))
         for name, parameter in self._parameters.items():
             with torch.no_grad():
                 parameter.copy_(state[f"weight/{name}"])
             for moment in MOMENTS:
                 value = state[f"{moment}/{name}"].to(parameter.device)
-                if self._zero_stage:
+                if self._stage:
                     safe_set_full_optimizer_state(parameter, value, moment)
                 else:
                     self._base_optimizer.state[parameter][moment].copy_(value)
-            if self._zero_stage:
+            if self._stage:
                 safe_set_full_fp32_param(parameter, state[f"weight/{name}"].to(parameter.device))
 
     def _moment(self, parameter: nn.Parameter, moment: str) -> Tensor:
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        if self._zero_stage:
+        if self._stage:
             value = safe_get_full_optimizer_state(parameter, moment)
         else:
-            value = self._base_optimizer.state.get(parameter, {}).get(moment)
-        result: Tensor = torch.zeros_like(parameter) if value is None else value
-        return result.detach()
+            value = self._base_optimizer.state[parameter][moment]
+        result: Tensor = value.detach()
+        return result
 
-    def _materialise_moments(self, updates: int) -> None:
-        """Create each flat partition's moments, as AdamW's first step would: else there is nothing to set."""
+    def _materialise_moments(self) -> None:
+        """Create each flat partition's moments, as AdamW's first step would: else there is nothing to read or set."""
         for group in self._base_optimizer.param_groups:
             for flat in group["params"]:
                 slots = self._base_optimizer.state[flat]
-                slots["step"] = torch.tensor(float(updates))
+                slots["step"] = torch.tensor(0.0)
                 for moment in MOMENTS:
                     slots[moment] = torch.zeros_like(flat)
-        if self._zero_stage:
+        if self._stage:
             # Views of the moments by parameter; DeepSpeed itself makes them after the first step.
             self._optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def engine_config(config: OptimConfig, zero_stage: int) -> dict[str, Any]:
+def engine_config(config: OptimConfig, stage: int, *, offload_optimizer: bool = False) -> dict[str, Any]:
     """DeepSpeed's configuration. `torch_adam`: no JIT compilation, no compiler needed on a worker."""
+    zero: dict[str, Any] = {"stage": stage}
+    if offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.clip_norm,
-        "zero_optimization": {"stage": zero_stage},
+        "gradient_clipping": config.clip_norm if stage else 0.0,
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "optimizer": {
             "type": "AdamW",
@@ -136,7 +152,17 @@ def engine_config(config: OptimConfig, zero_stage: int) -> dict[str, Any]:
     }
 
 
-def _import_deepspeed() -> Any:
+def _check_served(zero_stage: int, offload_optimizer: bool) -> None:
+    if zero_stage not in (0, 1, 2, 3):
+        raise ValueError(f"runtime.zero_stage={zero_stage}: this engine serves 0, 1, 2 and 3")
+    if offload_optimizer and not zero_stage:
+        raise ValueError(
+            "runtime.offload_optimizer=True needs runtime.zero_stage 1, 2 or 3, got 0: raise it or switch offload off"
+        )
+
+
+def import_deepspeed() -> Any:
+    """DeepSpeed, kept from compiling operators and from logging."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed

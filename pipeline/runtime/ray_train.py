@@ -10,7 +10,7 @@ same command finds the newest checkpoint, on any number of workers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.schema import ExperimentConfig, OptimConfig
+from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.runtime.session import Session, fitting, ray_session
 from pipeline.training.checkpoint import CheckpointStore
-from pipeline.training.context import LocalContext, TrainContext
+from pipeline.training.context import LocalContext, TrainContext, TrainingError
 from pipeline.training.engine import Engine, LocalEngine
 from pipeline.training.identity import StageName
-from pipeline.training.loop import TrainingDivergedError
 from pipeline.training.metrics_log import METRICS, MetricsFollower, Record
-from pipeline.training.stages import CHECKPOINTS, run_stage
+from pipeline.training.stages import CHECKPOINTS, EngineFactory, LoadLLM, run_stage
+from pipeline.training.stop import STOP, TrainingStopped, stop_on_sigterm
 
 OnRecord = Callable[[Record], None]
+Outcome = dict[str, Any]
+"""How a worker ended, if not by finishing: `error`, or `stopped` after so many updates."""
 _POLL_S = 0.25
 
 
@@ -63,20 +66,53 @@ class DistributedContext:
         torch.distributed.all_reduce(total)
         return float(total) / self.world_size
 
+    def any(self, flags: Sequence[bool]) -> list[bool]:
+        """Flags that are set on at least one worker, by one all-reduce."""
+        values = torch.tensor(list(flags), dtype=torch.int32, device=self.device)
+        torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
+        return [bool(value) for value in values.tolist()]
+
+    def broadcast(self, value: int) -> int:
+        """Worker 0's value."""
+        tensor = torch.tensor([value], dtype=torch.int64, device=self.device)
+        torch.distributed.broadcast(tensor, src=0)
+        return int(tensor)
+
+    def gather_text(self, text: str) -> list[str]:
+        """Texts of all workers, as bytes padded to the longest."""
+        encoded = torch.tensor(list(text.encode()), dtype=torch.uint8, device=self.device)
+        own = torch.tensor([len(encoded)], dtype=torch.int64, device=self.device)
+        lengths = [torch.zeros_like(own) for _ in range(self.world_size)]
+        torch.distributed.all_gather(lengths, own)
+        padded = encoded.new_zeros(max(int(length) for length in lengths) + 1)
+        padded[: len(encoded)] = encoded
+        gathered = [torch.zeros_like(padded) for _ in range(self.world_size)]
+        torch.distributed.all_gather(gathered, padded)
+        return [
+            bytes(values[: int(length)].tolist()).decode() for values, length in zip(gathered, lengths, strict=True)
+        ]
+
     def barrier(self) -> None:
         """Wait for all workers."""
         torch.distributed.barrier()
 
 
-def train_stage(job: StageJob, *, on_record: OnRecord, verbose: bool = False) -> None:
-    """Run a training stage to its end; `on_record` sees every step's metrics once."""
+def train_stage(
+    job: StageJob, *, on_record: OnRecord, on_warning: Callable[[str], None], verbose: bool = False
+) -> None:
+    """Run a training stage to its end; `on_record` sees every step's metrics once.
+
+    After SIGTERM it ends early, by `TrainingStopped`, with its state saved.
+    """
     stage_dir = job.run_dir / job.stage
-    if CheckpointStore(stage_dir / CHECKPOINTS, fingerprint=job.fingerprint).latest() is None:
+    store = CheckpointStore(stage_dir / CHECKPOINTS, fingerprint=job.fingerprint)
+    if store.newest(on_damaged=on_warning) is None:
         # Nothing will be resumed: the metrics on disk are another configuration's.
         (stage_dir / METRICS).unlink(missing_ok=True)
     with _following(stage_dir / METRICS, on_record):
         if job.config.runtime.engine == "local":
-            _run(job, LocalContext(), LocalEngine)
+            with stop_on_sigterm(stage_dir / STOP):
+                _run(job, LocalContext(), LocalEngine)
         else:
             with ray_session(job.config.runtime, root=job.root, verbose=verbose) as session:
                 _train_on_ray(job, session)
@@ -105,38 +141,60 @@ def _train_on_ray(job: StageJob, session: Session) -> None:
         ),
     )
     try:
-        result = trainer.fit()
+        with stop_on_sigterm(job.run_dir / job.stage / STOP):
+            result = trainer.fit()
     except TrainingFailedError as error:
         raise RuntimeError(
             f"{job.stage}: training failed after {runtime.max_failures} restarts ({_last_line(error)}); "
             "the last checkpoint is kept, the same command continues from it"
         ) from error
-    if result.return_value is not None:
-        raise ValueError(result.return_value)
+    outcome: Outcome = result.return_value or {}
+    if "error" in outcome:
+        raise TrainingError(outcome["error"])
+    if "stopped" in outcome:
+        raise TrainingStopped(outcome["stopped"], outcome["steps"])
 
 
-def _worker(settings: dict[str, Any]) -> str | None:
-    """Body of a Ray Train worker; returns what the user must mend, which no restart would."""
+def _worker(settings: dict[str, Any]) -> Outcome:
+    """Body of a Ray Train worker. What no restart would mend is returned: all workers have agreed on it.
+
+    What only one of them raises is left to Ray, which ends the others too and starts all of them again.
+    """
     import ray.train.torch
 
     from pipeline.runtime.deepspeed_engine import DeepSpeedEngine
+    from pipeline.runtime.partitioned_llm import PartitionedLLM
 
     job: StageJob = settings["job"]
     runtime = job.config.runtime
     torch.set_num_threads(runtime.threads_per_worker)
 
     def engine(module: nn.Module, optim: OptimConfig) -> Engine:
-        return DeepSpeedEngine(module, optim, zero_stage=runtime.zero_stage)
+        return DeepSpeedEngine(
+            module, optim, zero_stage=runtime.zero_stage, offload_optimizer=runtime.offload_optimizer
+        )
 
     try:
-        _run(job, DistributedContext(ray.train.torch.get_device()), engine)
-    except (ValueError, FileNotFoundError, TrainingDivergedError) as error:
-        return str(error)
-    return None
+        load_llm = PartitionedLLM if runtime.zero_stage == 3 else FrozenLLM
+        _run(job, DistributedContext(ray.train.torch.get_device()), engine, load_llm)
+    except TrainingError as error:
+        return {"error": str(error)}
+    except TrainingStopped as stopped:
+        return {"stopped": stopped.updates, "steps": stopped.steps}
+    return {}
 
 
-def _run(job: StageJob, context: TrainContext, engine: Callable[[nn.Module, OptimConfig], Engine]) -> None:
-    run_stage(job.stage, job.config, job.root, job.run_dir, context, engine, stage_fingerprint=job.fingerprint)
+def _run(job: StageJob, context: TrainContext, engine: EngineFactory, load_llm: LoadLLM = FrozenLLM) -> None:
+    run_stage(
+        job.stage,
+        job.config,
+        job.root,
+        job.run_dir,
+        context,
+        engine,
+        load_llm=load_llm,
+        stage_fingerprint=job.fingerprint,
+    )
 
 
 @contextmanager

@@ -26,8 +26,14 @@ class Engine(Protocol):
     def module(self) -> nn.Module:
         """Called for the forward pass."""
 
+    def backward(self, loss: Tensor, *, parts: int = 1) -> None:
+        """Add the gradients of one of an update's `parts` equal parts, whose losses are averaged."""
+
+    def step(self, learning_rate: float) -> float:
+        """Clip the gradients of all parts and make one AdamW update; returns their norm before clipping."""
+
     def update(self, loss: Tensor, learning_rate: float) -> float:
-        """Backward pass, clipping and one AdamW update; returns the gradient norm before clipping."""
+        """An update in one part: `backward` and `step`."""
 
     def state(self) -> dict[str, Tensor]:
         """`weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, float32 on the CPU. Collective: every worker calls it."""
@@ -76,15 +82,23 @@ class LocalEngine:
             fused=True,  # one pass over the weights instead of ten
         )
 
-    def update(self, loss: Tensor, learning_rate: float) -> float:
-        """Backward pass, clipping and one update."""
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+    def backward(self, loss: Tensor, *, parts: int = 1) -> None:
+        """Add the gradients of one part."""
+        (loss / parts).backward()
+
+    def step(self, learning_rate: float) -> float:
+        """Clipping and one update; the gradients are dropped."""
         norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._config.clip_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
         return float(norm)
+
+    def update(self, loss: Tensor, learning_rate: float) -> float:
+        """`backward` and `step`."""
+        self.backward(loss)
+        return self.step(learning_rate)
 
     def state(self) -> dict[str, Tensor]:
         """Weights and moments by parameter name."""

@@ -19,6 +19,11 @@ def stage_optim(stage: StageName, config: ExperimentConfig) -> OptimConfig:
     return config.pretrain.optim if stage == "pretrain_projector" else config.meta.optim
 
 
+def stage_micro_batches(stage: StageName, config: ExperimentConfig) -> int:
+    """Parts of a worker's share of an update."""
+    return config.pretrain.micro_batches if stage == "pretrain_projector" else config.meta.micro_batches
+
+
 def training_fingerprint(stage: StageName, config: ExperimentConfig, upstream: str) -> str:
     """What a stage's weights depend on: its settings and its inputs, not on where or by how many workers it runs."""
     parts: dict[str, object] = {
@@ -27,7 +32,8 @@ def training_fingerprint(stage: StageName, config: ExperimentConfig, upstream: s
         "seed": config.seed,
         "llm": replace(config.llm, execution=LLMExecutionConfig()),
         "projector": config.projector,
-        "pretrain": config.pretrain,
+        # Parts bound memory; what they add up to is the same.
+        "pretrain": replace(config.pretrain, micro_batches=1),
     }
     if stage == "meta_train":
         meta = config.meta

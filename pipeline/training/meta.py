@@ -8,16 +8,19 @@ Out: a task for `training.loop`; its module is the `Semi` model, whose projector
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.config.schema import EpisodeConfig, MetaConfig
-from pipeline.episodes.collate import EpisodeBuilder
+from pipeline.episodes.batch import EpisodeBatch
+from pipeline.episodes.collate import EpisodeBuilder, NotFiniteError
+from pipeline.episodes.dropout import KeepMasks
 from pipeline.episodes.sampler import EpisodeSampler
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.semi import Semi
-from pipeline.training.sources import SplitRows
+from pipeline.training.sources import SplitRows, list_ids
 
 
 class MetaTask:
@@ -47,7 +50,9 @@ class MetaTask:
         self.module: nn.Module = semi
         self.slots_per_step = config.episodes_per_step
         self.queries_per_slot = episodes.queries
-        self._llm = llm
+        self._llm, self._sampler, self._sources = llm, sampler, sources
+        trained = semi.projector.dropout if semi.train_projector else 0.0
+        self._keep = KeepMasks((episodes.queries, semi.projector.inner_width), trained, seed=seed)
         self._builder = EpisodeBuilder(
             sources,
             sampler,
@@ -57,9 +62,36 @@ class MetaTask:
             texts=range(len(paired), len(sources)),
         )
 
-    def loss(self, module: nn.Module, step: int, slots: range, device: torch.device) -> Tensor:
-        """Mean caption loss over the queries of the given episodes: one batched forward, no loop over episodes."""
-        batch = self._builder.build(step, slots, device)
+    def prepare(self, step: int, slots: range, device: torch.device) -> EpisodeBatch:
+        """The given episodes of `step`."""
+        try:
+            batch = self._builder.build(step, slots, device)
+        except NotFiniteError as error:
+            bad = next(
+                slot for slot in slots if self._sampler.episode(step, slot).isometry_seed == error.spec.isometry_seed
+            )
+            rows = list_ids(self._sources[error.spec.dataset], error.rows)
+            raise ValueError(
+                f"{self.describe(step, bad)}: {error.what} of {rows} are not finite; extract this dataset again"
+            ) from error
+        return replace(batch, keep_NBP=self._keep.draw(step, slots, device))
+
+    def losses(self, module: nn.Module, batch: EpisodeBatch) -> Tensor:
+        """Mean caption loss over each episode's queries, `[N]`: one batched forward, no loop over episodes."""
         soft_NBSD = module(batch)
         captions = [caption for episode in batch.captions for caption in episode]
-        return self._llm.caption_losses(soft_NBSD.flatten(0, 1), captions).mean()
+        return self._llm.caption_losses(soft_NBSD.flatten(0, 1), captions).view(len(batch.captions), -1).mean(dim=1)
+
+    def loss(self, module: nn.Module, batch: EpisodeBatch) -> Tensor:
+        """Mean of the episodes' losses."""
+        return self.losses(module, batch).mean()
+
+    def describe(self, step: int, slot: int) -> str:
+        """Coordinates of an episode."""
+        spec = self._sampler.episode(step, slot)
+        source = self._sources[spec.dataset]
+        return (
+            f"step {step}, slot {slot} (modality {source.modality!r}, encoder {source.encoder!r}, support "
+            f"{list_ids(source, spec.support_K)}, queries {list_ids(source, spec.query_B)}, isometry seed "
+            f"{spec.isometry_seed})"
+        )

@@ -11,21 +11,35 @@ of modalities that nobody has pairs for.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.config.schema import PretrainConfig
+from pipeline.episodes.dropout import KeepMasks
 from pipeline.episodes.sampler import philox
 from pipeline.episodes.width import WidthMap, fit_width_map
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.projector import Projector
-from pipeline.training.sources import SplitRows
+from pipeline.training.sources import SplitRows, list_ids
 
 _ROW_STREAM, _NOISE_STREAM = 4, 5
 _MAP_ROWS = 2048
 """Rows that a training modality's width map is fitted on, where its encoder is wider than the projector."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairBatch:
+    """Pairs of one worker, in the order of their slots; P is the projector's inner width."""
+
+    inputs_BW: Tensor
+    """What the projector reads."""
+    captions: tuple[str, ...]
+    """What the LLM is to say."""
+    keep_BP: Tensor | None
+    """Factors of the projector's dropout."""
 
 
 class PretrainTask:
@@ -53,34 +67,63 @@ class PretrainTask:
         self.module: nn.Module = projector
         self.slots_per_step = config.batch_size
         self._llm, self._config, self._seed = llm, config, seed
+        self._keep = KeepMasks((projector.inner_width,), projector.dropout, seed=seed)
         self._groups = [list(paired), list(texts)]
         self._maps = {id(rows): _width_map(rows, projector, seed) for rows in [*paired, *texts]}
 
-    def loss(self, module: nn.Module, step: int, slots: range, device: torch.device) -> Tensor:
-        """Mean caption loss of the given slots."""
-        inputs_BW, captions = self.batch(step, slots, device)
-        return self._llm.caption_losses(module(inputs_BW), captions).mean()
+    def prepare(self, step: int, slots: range, device: torch.device) -> PairBatch:
+        """The pairs of the given slots, in their order."""
+        drawn = self._draw(step, slots)
+        inputs: dict[int, Tensor] = {}
+        captions: dict[int, str] = {}
+        for (group, index), members in drawn.items():
+            source = self._groups[group][index]
+            rows = np.array(list(members.values()), dtype=np.int64)
+            embeddings, width_map = source.embeddings(rows), self._maps[id(source)]
+            for slot, finite in zip(members, torch.isfinite(embeddings).all(dim=1).tolist(), strict=True):
+                if not finite:
+                    raise ValueError(
+                        f"{self.describe(step, slot)}: the embedding is not finite; extract this dataset again"
+                    )
+            mapped = embeddings.to(device)
+            if width_map is not None:
+                mapped = width_map(mapped)
+            mapped = self._with_noise(mapped, step, list(members)) if group else mapped
+            inputs |= zip(members, mapped, strict=True)
+            captions |= zip(members, (options[0] for options in source.captions(rows)), strict=True)
+        return PairBatch(
+            inputs_BW=torch.stack([inputs[slot] for slot in slots]),
+            captions=tuple(captions[slot] for slot in slots),
+            keep_BP=self._keep.draw(step, slots, device),
+        )
 
-    def batch(self, step: int, slots: range, device: torch.device) -> tuple[Tensor, list[str]]:
-        """Projector inputs `[B, W]` and captions of the given slots."""
+    def losses(self, module: nn.Module, batch: PairBatch) -> Tensor:
+        """Caption loss of each pair, `[B]`."""
+        return self._llm.caption_losses(module(batch.inputs_BW, keep_BP=batch.keep_BP), batch.captions)
+
+    def loss(self, module: nn.Module, batch: PairBatch) -> Tensor:
+        """Mean of the pairs' losses."""
+        return self.losses(module, batch).mean()
+
+    def describe(self, step: int, slot: int) -> str:
+        """Coordinates of a pair."""
+        (((group, index), members),) = self._draw(step, [slot]).items()
+        source = self._groups[group][index]
+        row = list_ids(source, np.array([members[slot]], dtype=np.int64))
+        return f"step {step}, slot {slot} (modality {source.modality!r}, encoder {source.encoder!r}, row {row})"
+
+    def _draw(self, step: int, slots: Sequence[int]) -> dict[tuple[int, int], dict[int, int]]:
+        """For each source, as (group, index): the slots that read it, and the row that each of them reads."""
         rng = philox(self._seed, _ROW_STREAM, step)
         is_text = rng.random(self.slots_per_step) < self._config.text_fraction
         positions = rng.random((self.slots_per_step, 2))
-        inputs: list[Tensor] = []
-        captions: list[str] = []
-        chosen: dict[tuple[int, int], list[int]] = {}
+        drawn: dict[tuple[int, int], dict[int, int]] = {}
         for slot in slots:
             group = int(is_text[slot])
-            chosen.setdefault((group, self._pick(group, positions[slot, 0])), []).append(slot)
-        for (group, index), members in sorted(chosen.items()):
-            source = self._groups[group][index]
-            rows = (positions[members, 1] * len(source)).astype(np.int64)
-            mapped, width_map = source.embeddings(rows).to(device), self._maps[id(source)]
-            if width_map is not None:
-                mapped = width_map(mapped)
-            inputs.append(self._with_noise(mapped, step, members) if group else mapped)
-            captions.extend(options[0] for options in source.captions(rows))
-        return torch.cat(inputs), captions
+            index = self._pick(group, positions[slot, 0])
+            row = int(positions[slot, 1] * len(self._groups[group][index]))
+            drawn.setdefault((group, index), {})[slot] = row
+        return dict(sorted(drawn.items()))
 
     def _pick(self, group: int, position: float) -> int:
         sizes = np.array([len(rows) for rows in self._groups[group]], dtype=np.float64)
@@ -102,4 +145,8 @@ def _width_map(rows: SplitRows, projector: Projector, seed: int) -> WidthMap | N
     if rows.width == projector.input_width:
         return None
     sample = rows.embeddings(np.arange(min(len(rows), _MAP_ROWS), dtype=np.int64))
+    if not torch.isfinite(sample).all():
+        raise ValueError(
+            f"dataset {rows.modality!r}, encoder {rows.encoder!r}: embeddings that are not finite; extract it again"
+        )
     return fit_width_map(sample, projector.input_width, kind=projector.width_map, seed=seed)

@@ -87,6 +87,12 @@ class SplitRows:
         ]
 
 
+def list_ids(rows: SplitRows, positions: Rows, *, shown: int = 4) -> str:
+    """Ids of some rows, for a message: the first ones and how many more there are."""
+    more = f" and {len(positions) - shown} more" if len(positions) > shown else ""
+    return ", ".join(rows.ids(positions[:shown])) + more
+
+
 def instruction_embeddings(config: ExperimentConfig, root: Path) -> dict[str, Tensor]:
     """L2-normalised text embedding `[W]` of each modality's instruction."""
     encoder = load_encoder(config.text_encoder, "text", root)

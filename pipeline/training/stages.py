@@ -8,29 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.config.schema import ExperimentConfig, OptimConfig
+from pipeline.config.schema import ExperimentConfig, LLMConfig, OptimConfig
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.hypernet import build_hypernet
 from pipeline.models.projector import Projector
 from pipeline.models.semi import Semi
 from pipeline.training.checkpoint import CheckpointStore
-from pipeline.training.context import TrainContext
+from pipeline.training.context import TrainContext, agreed
 from pipeline.training.engine import Engine
-from pipeline.training.identity import StageName, stage_optim
+from pipeline.training.identity import StageName, stage_micro_batches, stage_optim
 from pipeline.training.loop import TrainTask, train
 from pipeline.training.meta import MetaTask
 from pipeline.training.metrics_log import METRICS, MetricsLog
 from pipeline.training.pretrain import PretrainTask
 from pipeline.training.sources import open_splits
+from pipeline.training.stop import STOP
 
 EngineFactory = Callable[[nn.Module, OptimConfig], Engine]
 WEIGHTS = "weights.safetensors"
 CHECKPOINTS = "checkpoints"
+
+
+class LoadLLM(Protocol):
+    """Loads the frozen LLM: whole (`FrozenLLM` itself), or spread over the workers."""
+
+    def __call__(self, config: LLMConfig, root: Path, *, device: torch.device) -> FrozenLLM:
+        """The LLM on this worker."""
 
 
 def new_projector(config: ExperimentConfig, llm: FrozenLLM, *, input_width: int | None = None) -> Projector:
@@ -84,10 +93,15 @@ def load_semi(config: ExperimentConfig, llm: FrozenLLM, run_dir: Path) -> Semi:
 
 
 def build_task(
-    stage: StageName, config: ExperimentConfig, root: Path, run_dir: Path, device: torch.device
+    stage: StageName,
+    config: ExperimentConfig,
+    root: Path,
+    run_dir: Path,
+    device: torch.device,
+    load_llm: LoadLLM = FrozenLLM,
 ) -> TrainTask:
     """The task of a stage; the same initial weights on every worker."""
-    llm = FrozenLLM(config.llm, root, device=device)
+    llm = load_llm(config.llm, root, device=device)
     reads = "pretrain" if stage == "pretrain_projector" else "meta"
     reads_text = stage == "pretrain_projector" or config.episodes.text_fraction > 0
     paired = open_splits(config, root, run_dir, role="train", splits=("train",), stage=reads)
@@ -114,26 +128,32 @@ def run_stage(
     context: TrainContext,
     engine_factory: EngineFactory,
     *,
+    load_llm: LoadLLM = FrozenLLM,
     stage_fingerprint: str,
 ) -> None:
     """Train a stage on this worker; rank 0 writes the results."""
     stage_dir = run_dir / stage
-    task = build_task(stage, config, root, run_dir, context.device)
     optim = stage_optim(stage, config)
-    engine = engine_factory(task.module, optim)
+    with agreed(context):
+        task = build_task(stage, config, root, run_dir, context.device, load_llm)
+    with agreed(context):
+        engine = engine_factory(task.module, optim)
     state = train(
         task,
         engine,
         context,
         optim=optim,
         checkpoint_every=config.meta.checkpoint_every,
-        checkpoints=CheckpointStore(stage_dir / CHECKPOINTS, fingerprint=stage_fingerprint),
+        checkpoints=CheckpointStore(
+            stage_dir / CHECKPOINTS, fingerprint=stage_fingerprint, keep=config.meta.checkpoints_kept
+        ),
         log=MetricsLog(stage_dir / METRICS),
-        seed=config.seed,
+        micro_batches=stage_micro_batches(stage, config),
+        stop=(stage_dir / STOP).exists,
     )
-    if context.rank == 0:
-        save_weights(task.module, state, stage_dir / WEIGHTS)
-    context.barrier()
+    with agreed(context):
+        if context.rank == 0:
+            save_weights(task.module, state, stage_dir / WEIGHTS)
 
 
 def save_weights(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:

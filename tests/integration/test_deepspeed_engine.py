@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.config.schema import OptimConfig
+from pipeline.config.schema import LLMConfig, OptimConfig
+from pipeline.models.frozen_llm import FrozenLLM
+from pipeline.models.projector import Projector
 from pipeline.training.engine import Engine, LocalEngine
+from tests.precision import check_precision
+from tests.processes import gloo_process, run_processes
+from tests.tiny_lm import save_tiny_lm
 
 OPTIM = OptimConfig(learning_rate=1e-2, steps=10, clip_norm=0.5, weight_decay=0.1)
 FIRST, LAST = 4, 8
@@ -23,64 +27,70 @@ def _network() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 3))
 
 
-def _advance(engine: Engine, steps: range, rank: int, world: int) -> list[float]:
+def _advance(engine: Engine, steps: range, rank: int = 0, world: int = 1, parts: int = 1) -> list[float]:
     norms = []
     for step in steps:
         generator = torch.Generator().manual_seed(step)
         x, y = torch.randn(8, 5, generator=generator), torch.randn(8, 3, generator=generator)
-        loss = (engine.module(x[rank::world]) - y[rank::world]).square().mean()
-        norms.append(engine.update(loss, 1e-2 / (1 + step)))
+        for part_x, part_y in zip(x[rank::world].chunk(parts), y[rank::world].chunk(parts), strict=True):
+            engine.backward((engine.module(part_x) - part_y).square().mean(), parts=parts)
+        norms.append(engine.step(1e-2 / (1 + step)))
     return norms
 
 
-def _worker(rank: int, world: int, port: int, stage: int, start: str, out: str) -> None:
+def _worker(rank: int, port: int, setting: Setting, start: str, out: str) -> None:
     from pipeline.runtime.deepspeed_engine import DeepSpeedEngine
 
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
-    engine = DeepSpeedEngine(_network(), OPTIM, zero_stage=stage)
-    if start:
-        engine.load_state(load_file(start), FIRST)
-        reloaded = engine.state()
-        assert all(torch.equal(reloaded[key], value) for key, value in load_file(start).items())
-    norms = _advance(engine, range(FIRST, LAST) if start else range(FIRST), rank, world)
-    state = engine.state()
-    if rank == 0:
-        save_file(state | {"norms": torch.tensor(norms)}, out)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    with gloo_process(rank, setting.world, port):
+        engine = DeepSpeedEngine(_network(), OPTIM, zero_stage=setting.stage, offload_optimizer=setting.offload)
+        if start:
+            engine.load_state(load_file(start), FIRST)
+            reloaded = engine.state()
+            assert all(torch.equal(reloaded[key], value) for key, value in load_file(start).items())
+        steps = range(FIRST, LAST) if start else range(FIRST)
+        norms = _advance(engine, steps, rank, setting.world, setting.parts)
+        state = engine.state()
+        if rank == 0:
+            save_file(state | {"norms": torch.tensor(norms)}, out)
 
 
-def _run(directory: Path, *, stage: int, world: int, start: Path | None = None) -> Path:
-    out = directory / f"{stage}-{world}-{start.stem if start else 'new'}.safetensors"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    arguments = (world, port, stage, str(start or ""), str(out))
-    workers = [context.Process(target=_worker, args=(rank, *arguments)) for rank in range(world)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-        assert worker.exitcode == 0
+def _run(directory: Path, setting: Setting, start: Path | None = None) -> Path:
+    out = directory / f"{'then' if start else 'first'}.safetensors"
+    run_processes(_worker, setting.world, setting, str(start or ""), str(out))
     return out
 
 
+@dataclass(frozen=True)
+class Setting:
+    stage: int
+    world: int
+    parts: int
+    offload: bool = False
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "world", "then_stage", "then_world"), [(0, 1, 1, 2), (1, 2, 2, 1), (2, 2, 1, 2)])
-def test_state_moves_between_worker_counts_and_stages(
-    tmp_path: Path, stage: int, world: int, then_stage: int, then_world: int
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (Setting(0, 1, 1), Setting(1, 2, 2)),
+        (Setting(1, 2, 1), Setting(2, 1, 2)),
+        (Setting(2, 2, 2), Setting(1, 2, 1, offload=True)),
+        (Setting(2, 2, 2, offload=True), Setting(3, 2, 4)),
+        (Setting(3, 2, 1), Setting(0, 2, 2)),
+        (Setting(1, 1, 2, offload=True), Setting(3, 2, 2, offload=True)),
+    ],
+    ids=str,
+)
+def test_every_setting_trains_as_plain_torch_and_continues_any_other(
+    tmp_path: Path, first: Setting, then: Setting
 ) -> None:
     local = LocalEngine(_network(), OPTIM)
-    norms = _advance(local, range(FIRST), 0, 1)
+    norms = _advance(local, range(FIRST))
     halfway = local.state()
-    norms += _advance(local, range(FIRST, LAST), 0, 1)
-    first = _run(tmp_path, stage=stage, world=world)
-    last = _run(tmp_path, stage=then_stage, world=then_world, start=_without_norms(first))
-    for path, expected, wanted_norms in ((first, halfway, norms[:FIRST]), (last, local.state(), norms[FIRST:])):
+    norms += _advance(local, range(FIRST, LAST))
+    one = _run(tmp_path, first)
+    two = _run(tmp_path, then, start=_without_norms(one))
+    for path, expected, wanted_norms in ((one, halfway, norms[:FIRST]), (two, local.state(), norms[FIRST:])):
         got = load_file(path)
         torch.testing.assert_close(got.pop("norms"), torch.tensor(wanted_norms), atol=1e-5, rtol=1e-5)
         assert got.keys() == expected.keys()
@@ -96,8 +106,33 @@ def _without_norms(path: Path) -> Path:
     return target
 
 
-def test_unserved_zero_stage_is_named() -> None:
+@pytest.mark.parametrize(
+    ("stage", "offload", "message"),
+    [
+        (4, False, r"runtime\.zero_stage=4: this engine serves 0, 1, 2 and 3"),
+        (0, True, r"runtime\.offload_optimizer=True needs runtime\.zero_stage 1, 2 or 3, got 0"),
+    ],
+)
+def test_what_the_engine_cannot_serve_is_named(stage: int, offload: bool, message: str) -> None:
     from pipeline.runtime.deepspeed_engine import DeepSpeedEngine
 
-    with pytest.raises(ValueError, match=r"runtime\.zero_stage=3: this engine serves 0, 1 and 2"):
-        DeepSpeedEngine(_network(), OPTIM, zero_stage=3)
+    with pytest.raises(ValueError, match=message):
+        DeepSpeedEngine(_network(), OPTIM, zero_stage=stage, offload_optimizer=offload)
+
+
+def _precision(rank: int, port: int, world: int, stage: int, offload: bool, folder: str) -> None:
+    from pipeline.runtime.deepspeed_engine import DeepSpeedEngine
+
+    with gloo_process(rank, world, port):
+        llm = FrozenLLM(LLMConfig(path=folder, dtype="bfloat16"), Path(folder))
+        torch.manual_seed(0)
+        projector = Projector(6, llm.width, hidden_width=8, soft_tokens=2, dropout=0.0)
+        engine = DeepSpeedEngine(projector, OPTIM, zero_stage=stage, offload_optimizer=offload)
+        check_precision(engine, projector, llm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "stage", "offload"), [(1, 1, False), (2, 2, False), (2, 1, True)])
+def test_trainables_stay_float32_around_a_bfloat16_llm(tmp_path: Path, world: int, stage: int, offload: bool) -> None:
+    save_tiny_lm(tmp_path)
+    run_processes(_precision, world, world, stage, offload, str(tmp_path))

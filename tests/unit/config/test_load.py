@@ -93,6 +93,20 @@ def test_unknown_key_fails_with_the_valid_ones(key: str) -> None:
         ("pretrain.optim.learning_rate=.nan", "pretrain.optim.learning_rate: expected "),
         ("llm.prompt=describe", "llm: prompt must contain '{soft}' exactly once, got 'describe'"),
         ("meta.optim.warmup_steps=99", "meta.optim: warmup_steps must be at most steps (4), got 99"),
+        (
+            "runtime={engine: local, zero_stage: 3}",
+            "runtime: engine='local' serves no zero_stage=3: set engine='deepspeed', or leave zero_stage=3 out",
+        ),
+        (
+            "runtime={engine: local, offload_optimizer: true}",
+            "runtime: engine='local' serves no offload_optimizer=True: set engine='deepspeed'",
+        ),
+        (
+            "runtime={engine: deepspeed, zero_stage: 0, offload_optimizer: true}",
+            "runtime: offload_optimizer=True needs zero_stage 1, 2 or 3, got 0",
+        ),
+        ("runtime.zero_stage=4", "runtime.zero_stage: expected 0, 1, 2 or 3, got 4"),
+        ("meta.micro_batches=0", "meta.micro_batches: expected greater than 0, got 0"),
         ("seed", "override 'seed' is not of the form a.b=value"),
         ("=3", "override '=3' is not of the form a.b=value"),
         ("a..b=3", "override 'a..b=3' is not of the form a.b=value"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.schema import EpisodeConfig
-from pipeline.episodes.sampler import EpisodeSampler, worker_slots
+from pipeline.episodes.sampler import EpisodeSampler, slot_parts, worker_slots
 
 
 def _sampler(seed: int = 0, **changes: object) -> EpisodeSampler:
@@ -76,3 +76,18 @@ def test_workers_share_all_slots_once(world: int, per_worker: int) -> None:
 def test_uneven_split_is_refused() -> None:
     with pytest.raises(ValueError, match="5 items a step cannot be split evenly over 2 workers"):
         worker_slots(5, 0, 2)
+
+
+@given(world=st.integers(1, 4), size=st.integers(1, 5), count=st.integers(1, 5))
+def test_parts_are_a_workers_slots_in_order(world: int, size: int, count: int) -> None:
+    slots = worker_slots(world * size * count, world - 1, world)
+    parts = slot_parts(slots, count)
+    assert [slot for part in parts for slot in part] == list(slots)
+    assert [len(part) for part in parts] == [size] * count
+
+
+def test_uneven_parts_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match="micro_batches=3 does not divide the 4 items that each worker has a step; choose"
+    ):
+        slot_parts(worker_slots(8, 0, 2), 3)

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pipeline.config.schema import OptimConfig
+from pipeline.episodes.dropout import KeepMasks
 from pipeline.episodes.sampler import philox
 from pipeline.training.checkpoint import CheckpointStore
-from pipeline.training.context import LocalContext
+from pipeline.training.context import LocalContext, TrainingError
 from pipeline.training.engine import LocalEngine, learning_rate
 from pipeline.training.loop import TrainingDivergedError, train
 from pipeline.training.metrics_log import MetricsFollower, MetricsLog
+from pipeline.training.stop import TrainingStopped
 
 OPTIM = OptimConfig(learning_rate=1e-2, steps=10, warmup_steps=2, weight_decay=0.1)
+
+
+class TwoLayers(nn.Module):
+    """A frozen bias, and dropout between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.first.bias.requires_grad_(False)
+
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        result: Tensor = self.last(self.first(x) * keep)
+        return result
 
 
 class Regression:
@@ -24,21 +41,37 @@ class Regression:
 
     slots_per_step, queries_per_slot = 4, 2
 
-    def __init__(self, *, die_at: int | None = None, poison_at: int | None = None) -> None:
+    def __init__(
+        self, *, die_at: int | None = None, poison_at: int | None = None, unreadable_at: int | None = None
+    ) -> None:
         torch.manual_seed(0)
-        self.module: nn.Module = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.3), nn.Linear(8, 2))
-        self.module[0].bias.requires_grad_(False)
-        self._die_at, self._poison_at = die_at, poison_at
+        self.module: nn.Module = TwoLayers()
+        self._die_at, self._poison_at, self._unreadable_at = die_at, poison_at, unreadable_at
+        self._keep = KeepMasks((8,), 0.3, seed=5)
+        self.prepared: list[int] = []
+        self.threads: set[str] = set()
 
-    def loss(self, module: nn.Module, step: int, slots: range, device: torch.device) -> Tensor:
+    def prepare(self, step: int, slots: range, device: torch.device) -> tuple[int, Tensor, Tensor | None]:
+        self.prepared.append(step)
+        self.threads.add(threading.current_thread().name)
+        if step == self._unreadable_at:
+            raise ValueError(f"step {step}: no such row")
+        x = torch.from_numpy(philox(1, step).standard_normal((self.slots_per_step, 3), dtype="float32"))[list(slots)]
+        if step == self._poison_at:
+            x[1] = float("nan")
+        return step, x.to(device), self._keep.draw(step, slots, device)
+
+    def losses(self, module: nn.Module, batch: tuple[int, Tensor, Tensor]) -> Tensor:
+        step, x, keep = batch
         if step == self._die_at:
             raise KeyboardInterrupt
-        x = torch.from_numpy(philox(1, step).standard_normal((self.slots_per_step, 3), dtype="float32"))[list(slots)]
-        scale = float("nan") if step == self._poison_at else 1.0
-        return scale * (module(x.to(device)) - x[:, :2]).square().mean()
+        return (module(x, keep) - x[:, :2]).square().mean(dim=1)
+
+    def describe(self, step: int, slot: int) -> str:
+        return f"slot {slot} of step {step}"
 
 
-def _run(directory: Path, task: Regression, every: int = 3) -> dict[str, Tensor]:
+def _run(directory: Path, task: Regression, every: int = 3, **options: Any) -> dict[str, Tensor]:
     return train(
         task,
         LocalEngine(task.module, OPTIM),
@@ -47,7 +80,7 @@ def _run(directory: Path, task: Regression, every: int = 3) -> dict[str, Tensor]
         checkpoint_every=every,
         checkpoints=CheckpointStore(directory / "checkpoints", fingerprint="f"),
         log=MetricsLog(directory / "metrics.jsonl"),
-        seed=5,
+        **options,
     )
 
 
@@ -66,7 +99,7 @@ def test_interrupted_run_ends_with_the_same_bits(tmp_path: Path, die_at: int) ->
 
 def test_checkpoint_holds_trainable_state_only_and_old_ones_go(tmp_path: Path) -> None:
     state = _run(tmp_path, Regression())
-    assert not any("0.bias" in key for key in state), "a frozen parameter has no place in a checkpoint"
+    assert not any("first.bias" in key for key in state), "a frozen parameter has no place in a checkpoint"
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000009", "step-00000010"]
     size = (tmp_path / "checkpoints" / names[-1] / "state.safetensors").stat().st_size
@@ -85,8 +118,8 @@ def test_unfinished_and_foreign_checkpoints_are_not_resumed(tmp_path: Path) -> N
 def test_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
     _run(tmp_path, Regression())
     position = tmp_path / "checkpoints" / "step-00000010" / "position.json"
-    position.write_text(position.read_text().replace('"format_version": 1', '"format_version": 7'))
-    with pytest.raises(ValueError, match="checkpoint format 7, this code reads 1"):
+    position.write_text(position.read_text().replace('"format_version": 2', '"format_version": 7'))
+    with pytest.raises(ValueError, match="checkpoint format 7, this code reads 2"):
         CheckpointStore(tmp_path / "checkpoints", fingerprint="f").latest()
 
 
@@ -98,11 +131,85 @@ def test_state_that_does_not_fit_is_named() -> None:
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(TrainingDivergedError, match=r"step 7: loss nan.*checkpoint of the last finite state"):
+    message = r"^step 7: loss nan.*; not finite: the loss of slot 1 of step 7; the checkpoint of the last finite state"
+    with pytest.raises(TrainingDivergedError, match=message):
         _run(tmp_path, Regression(poison_at=7))
     newest = CheckpointStore(tmp_path / "checkpoints", fingerprint="f").latest()
     assert newest is not None and newest.updates == 6
     assert all(torch.isfinite(value).all() for value in newest.state.values())
+
+
+@pytest.mark.parametrize("prefetched", [0, 1, 3])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_batches_made_ahead_change_no_bit(tmp_path: Path, prefetched: int, micro_batches: int) -> None:
+    task = Regression()
+    here = _run(tmp_path / "here", Regression(), prefetched=0, micro_batches=micro_batches)
+    ahead = _run(tmp_path / "ahead", task, prefetched=prefetched, micro_batches=micro_batches)
+    assert all(torch.equal(here[key], ahead[key]) for key in here)
+    assert task.prepared == [step for step in range(OPTIM.steps) for _ in range(micro_batches)]
+    assert task.threads == ({"prefetch_0"} if prefetched else {"MainThread"})
+    assert not [thread for thread in threading.enumerate() if thread.name in ("prefetch_0", "checkpoint-writer_0")]
+
+
+@pytest.mark.parametrize("prefetched", [0, 1, 3])
+def test_unreadable_batch_ends_the_run_at_its_own_step(tmp_path: Path, prefetched: int) -> None:
+    with pytest.raises(TrainingError, match="^step 8: no such row$"):
+        _run(tmp_path, Regression(unreadable_at=8), prefetched=prefetched)
+    assert [record["step"] for record in MetricsLog(tmp_path / "metrics.jsonl").read()] == list(range(8))
+    assert CheckpointStore(tmp_path / "checkpoints", fingerprint="f").newest() == 6
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch_0"]
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 3, 7, 9])
+def test_stopped_run_is_saved_at_that_step_and_continues(tmp_path: Path, stop_at: int) -> None:
+    whole = _run(tmp_path / "whole", Regression())
+    asked = iter(range(OPTIM.steps))
+    with pytest.raises(TrainingStopped, match=f"stopped after {stop_at} of 10 updates; the same command continues"):
+        _run(tmp_path / "cut", Regression(), stop=lambda: next(asked) == stop_at)
+    assert CheckpointStore(tmp_path / "cut" / "checkpoints", fingerprint="f").newest() == (stop_at or None)
+    task = Regression()
+    resumed = _run(tmp_path / "cut", task)
+    assert task.prepared == list(range(stop_at, OPTIM.steps))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_checkpoint_that_cannot_be_written_ends_the_run_and_names_it(tmp_path: Path) -> None:
+    task = Regression()
+    prepare = task.prepare
+
+    def block(step: int, slots: range, device: torch.device) -> tuple[int, Tensor, Tensor | None]:
+        if step == 4:
+            (tmp_path / "checkpoints").mkdir(exist_ok=True)
+            (tmp_path / "checkpoints" / "step-00000006").write_text("a file where a folder should be")
+        return prepare(step, slots, device)
+
+    task.prepare = block  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match=r"^checkpoint .*/step-00000006 cannot be written \("):
+        _run(tmp_path, task, prefetched=0)
+    assert not list((tmp_path / "checkpoints").glob(".*")), "half a checkpoint is left on a full disk"
+    assert (tmp_path / "checkpoints" / "step-00000003").is_dir()
+
+
+def test_metrics_that_cannot_be_written_end_the_run(tmp_path: Path) -> None:
+    task = Regression()
+
+    class Full(MetricsLog):
+        def append(self, record: dict[str, Any]) -> None:
+            if record["step"] == 5:
+                raise OSError(28, "No space left on device", str(self.path))
+            super().append(record)
+
+    with pytest.raises(TrainingError, match=r"No space left on device.*metrics\.jsonl"):
+        train(
+            task,
+            LocalEngine(task.module, OPTIM),
+            LocalContext(),
+            optim=OPTIM,
+            checkpoint_every=3,
+            checkpoints=CheckpointStore(tmp_path / "checkpoints", fingerprint="f"),
+            log=Full(tmp_path / "metrics.jsonl"),
+        )
+    assert CheckpointStore(tmp_path / "checkpoints", fingerprint="f").newest() == 6
 
 
 def test_schedule_warms_up_to_the_peak_and_decays_to_zero() -> None:

@@ -55,14 +55,19 @@ def _task(
     return PretrainTask(projector, llm, paired=paired, texts=texts, config=config, seed=7)  # type: ignore[arg-type]
 
 
+def _batch(task: PretrainTask, step: int, slots: range) -> tuple[Tensor, tuple[str, ...]]:
+    batch = task.prepare(step, slots, CPU)
+    return batch.inputs_BW, batch.captions
+
+
 def test_workers_together_read_the_batch_of_one(llm: FrozenLLM) -> None:
     task = _task(llm)
     for step in range(4):
-        inputs, captions = task.batch(step, range(16), CPU)
+        inputs, captions = _batch(task, step, range(16))
         whole = dict(zip(captions, inputs, strict=True))
         shared: dict[str, Tensor] = {}
         for rank in range(4):
-            part_inputs, part_captions = task.batch(step, range(rank, 16, 4), CPU)
+            part_inputs, part_captions = _batch(task, step, range(rank, 16, 4))
             assert len(part_captions) == 4
             shared |= dict(zip(part_captions, part_inputs, strict=True))
         assert whole.keys() == shared.keys()
@@ -71,7 +76,7 @@ def test_workers_together_read_the_batch_of_one(llm: FrozenLLM) -> None:
 
 
 def test_embeddings_and_captions_belong_together(llm: FrozenLLM) -> None:
-    inputs, captions = _task(llm, text_noise=0.0).batch(0, range(16), CPU)
+    inputs, captions = _batch(_task(llm, text_noise=0.0), 0, range(16))
     assert inputs.shape == (16, 6)
     for vector, caption in zip(inputs, captions, strict=True):
         seed, row = map(int, caption.split("/"))
@@ -85,7 +90,7 @@ def test_a_modality_has_one_width_map_for_all_its_rows(llm: FrozenLLM, kind: Wid
     maps = {rows.seed: fit_width_map(rows.all_NE, 6, kind=kind, seed=7) for rows in PAIRED if rows.all_NE.shape[1] != 6}
     seen = set()
     for step in range(4):
-        for vector, caption in zip(*_task(llm, width_map=kind).batch(step, range(16), CPU), strict=True):
+        for vector, caption in zip(*_batch(_task(llm, width_map=kind), step, range(16)), strict=True):
             seed, row = map(int, caption.split("/"))
             if seed in maps:
                 expected = maps[seed](next(rows for rows in PAIRED if rows.seed == seed).all_NE[row])
@@ -96,15 +101,15 @@ def test_a_modality_has_one_width_map_for_all_its_rows(llm: FrozenLLM, kind: Wid
 
 def test_modalities_are_drawn_by_size_and_text_by_its_share(llm: FrozenLLM) -> None:
     task = _task(llm, batch_size=512, text_fraction=0.25)
-    drawn = [int(caption.split("/")[0]) for step in range(8) for caption in task.batch(step, range(512), CPU)[1]]
+    drawn = [int(caption.split("/")[0]) for step in range(8) for caption in _batch(task, step, range(512))[1]]
     share = {seed: drawn.count(seed) / len(drawn) for seed in (1, 2, 3, 4)}
     assert share[4] == pytest.approx(0.25, abs=0.03)
     assert share[2] == pytest.approx(0.75 * 300 / 450, abs=0.03)
 
 
 def test_noise_is_bounded_and_spares_paired_embeddings(llm: FrozenLLM) -> None:
-    clean = dict(zip(*reversed(_task(llm, text_noise=0.0).batch(2, range(16), CPU)), strict=True))
-    noisy = dict(zip(*reversed(_task(llm, text_noise=0.5).batch(2, range(16), CPU)), strict=True))
+    clean = dict(zip(*reversed(_batch(_task(llm, text_noise=0.0), 2, range(16))), strict=True))
+    noisy = dict(zip(*reversed(_batch(_task(llm, text_noise=0.5), 2, range(16))), strict=True))
     changed = {caption for caption in clean if not torch.equal(clean[caption], noisy[caption])}
     assert changed and all(caption.startswith("4/") for caption in changed)
     assert all((clean[caption] - noisy[caption]).norm() < 1.2 for caption in changed)
