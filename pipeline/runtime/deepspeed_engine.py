@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -36,8 +37,8 @@ class DeepSpeedEngine:
         deepspeed = import_deepspeed()
         self._config = config
         self._parameters = trainable_parameters(module)
-        alone = torch.distributed.get_world_size() == 1 and not offload_optimizer
-        self._stage = 0 if alone else min(zero_stage, 2)
+        self._alone = torch.distributed.get_world_size() == 1 and not offload_optimizer
+        self._stage = 0 if self._alone else min(zero_stage, 2)
         self._engine: Any
         self._engine, self._optimizer, *_ = deepspeed.initialize(
             model=module,
@@ -59,7 +60,9 @@ class DeepSpeedEngine:
         """Add one part's gradients; with the last part they are averaged over the workers."""
         self._parts_done += 1
         self._engine.set_gradient_accumulation_boundary(self._parts_done == parts)
-        self._engine.backward(loss / parts)
+        # Without partners there is nothing to average, and DeepSpeed would copy the gradients there and back.
+        with self._engine.no_sync() if self._alone else nullcontext():
+            self._engine.backward(loss / parts)
 
     def step(self, learning_rate: float) -> float:
         """Clipping and one update."""
@@ -149,6 +152,7 @@ def engine_config(config: OptimConfig, stage: int, *, offload_optimizer: bool = 
             },
         },
         "steps_per_print": 2**31 - 1,
+        "timers": {"throughput": {"enabled": False}},
     }
 
 
