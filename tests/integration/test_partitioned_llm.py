@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +18,29 @@ from tests.tiny_lm import save_tiny_lm
 CAPTIONS = ("a red circle on the left", "a small blue square", "green", "a large red circle on the right .")
 
 
-def _losses_and_gradient(llm: FrozenLLM, soft_BSD: Tensor, buckets: int) -> tuple[list[float], Tensor]:
+class _BackwardInForward(torch.autograd.Function):
+    """Both passes at once: what the LLM keeps for its backward pass does not outlive the bucket."""
+
+    @staticmethod
+    def forward(ctx: Any, part_BSD: Tensor, llm: FrozenLLM, captions: list[str]) -> Tensor:
+        with torch.enable_grad():
+            inner_BSD = part_BSD.detach().requires_grad_()
+            loss = llm.caption_losses(inner_BSD, captions).sum()
+            (gradient_BSD,) = torch.autograd.grad(loss, inner_BSD)
+        ctx.save_for_backward(gradient_BSD)
+        return loss.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        return outer[0] * ctx.saved_tensors[0], None, None
+
+
+def _losses_and_gradient(llm: FrozenLLM, soft_BSD: Tensor, buckets: int, nested: bool) -> tuple[list[float], Tensor]:
     """Forward and backward of each bucket in turn, gradients asked for the soft tokens alone."""
     losses, gradients = [], []
     for rows in torch.arange(len(CAPTIONS)).chunk(buckets):
-        part = soft_BSD[rows].requires_grad_()
-        loss = llm.caption_losses(part, [CAPTIONS[row] for row in rows.tolist()]).sum()
+        part, captions = soft_BSD[rows].requires_grad_(), [CAPTIONS[row] for row in rows.tolist()]
+        loss = _BackwardInForward.apply(part, llm, captions) if nested else llm.caption_losses(part, captions).sum()
         gradients += torch.autograd.grad(loss, part)
         losses.append(float(loss.detach()))
     return losses, torch.cat(gradients)
@@ -49,7 +67,7 @@ def _compare(rank: int, port: int, world: int, folder: str, dtype: Dtype, kept_w
             if step % 3 == 2:  # a forward pass without a backward pass in between
                 with torch.no_grad():
                     split.caption_losses(soft_BSD[:1], CAPTIONS[:1])
-            wanted, got = (_losses_and_gradient(llm, soft_BSD, buckets) for llm in (whole, split))
+            wanted, got = (_losses_and_gradient(llm, soft_BSD, buckets, nested=step % 2 == 1) for llm in (whole, split))
             assert got[0] == pytest.approx(wanted[0], abs=rounding)
             torch.testing.assert_close(got[1], wanted[1], atol=rounding, rtol=rounding)
             # Its embeddings are tied and read again at once; everything else that is not kept whole is freed.
