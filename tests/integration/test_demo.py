@@ -170,6 +170,11 @@ BAD_INPUT = {
     "more shots than samples": (["--set", "integrate.shots=[5000]"], "5000 shots asked for, but its train split has"),
     "width of another encoder": (["--set", "projector.input_width=64"], "projector.input_width=64, but the text"),
     "uneven workers": (["--set", "pretrain.batch_size=7", *ON_RAY], "7 items a step cannot be split evenly over 2"),
+    "uneven parts": (
+        ["--set", "pretrain.batch_size=10", "--set", "pretrain.micro_batches=3"],
+        "micro_batches=3 does not divide the 10 items",
+    ),
+    "engine without it": (["--set", "runtime.zero_stage=3"], "engine='local' serves no zero_stage=3"),
 }
 
 
