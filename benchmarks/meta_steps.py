@@ -47,7 +47,7 @@ def our_update(task: MetaTask, engine: Engine, device: torch.device) -> Run:
 
     def update(step: int) -> None:
         batch = task.prepare(step, range(task.slots_per_step), device)
-        engine.update(task.loss(engine.module, batch), OPTIM.learning_rate)
+        engine.update(task.losses(engine.module, batch).mean(), OPTIM.learning_rate)
 
     return update
 
@@ -154,7 +154,7 @@ def measure_batching(world: World, rounds: int, *, episodes: int = 16) -> dict[s
 
         def one_by_one(step: int, task: MetaTask = task, engine: LocalEngine = engine) -> None:
             losses = [
-                task.loss(engine.module, task.prepare(step, range(slot, slot + 1), world.device))
+                task.losses(engine.module, task.prepare(step, range(slot, slot + 1), world.device)).mean()
                 for slot in range(task.slots_per_step)
             ]
             engine.update(torch.stack(losses).mean(), OPTIM.learning_rate)
@@ -175,7 +175,7 @@ def measure_profile(world: World) -> dict[str, Any]:
     slots = range(task.slots_per_step)
 
     def step(number: int) -> None:
-        loss = task.loss(semi, task.prepare(number, slots, device))
+        loss = task.losses(semi, task.prepare(number, slots, device)).mean()
         with record_function("backward of adapters"):
             engine.backward(loss)
         with record_function("update"):

@@ -117,7 +117,7 @@ def _measure(args: argparse.Namespace) -> dict[str, list[float]]:
 
         def run(step: int) -> None:
             batch = task.prepare(step, slots, world.device)
-            engine.update(task.loss(engine.module, batch), OPTIM.learning_rate)
+            engine.update(task.losses(engine.module, batch).mean(), OPTIM.learning_rate)
 
         return run
 

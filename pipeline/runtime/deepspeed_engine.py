@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ from torch import Tensor, nn
 
 from pipeline.config.schema import OptimConfig
 from pipeline.training.engine import MOMENTS, check_state, trainable_parameters
+
+_BUCKET = 1_000_000
+"""Elements reduced at a time. DeepSpeed's own 5e8 would have it allocate 2 GB each update, and copy all gradients there
+and once more to a contiguous buffer; with small ones a large gradient is reduced where it lies."""
 
 
 class DeepSpeedEngine:
@@ -36,8 +41,8 @@ class DeepSpeedEngine:
         deepspeed = import_deepspeed()
         self._config = config
         self._parameters = trainable_parameters(module)
-        alone = torch.distributed.get_world_size() == 1 and not offload_optimizer
-        self._stage = 0 if alone else min(zero_stage, 2)
+        self._alone = torch.distributed.get_world_size() == 1 and not offload_optimizer
+        self._stage = 0 if self._alone else min(zero_stage, 2)
         self._engine: Any
         self._engine, self._optimizer, *_ = deepspeed.initialize(
             model=module,
@@ -59,7 +64,9 @@ class DeepSpeedEngine:
         """Add one part's gradients; with the last part they are averaged over the workers."""
         self._parts_done += 1
         self._engine.set_gradient_accumulation_boundary(self._parts_done == parts)
-        self._engine.backward(loss / parts)
+        # Without partners there is nothing to average, and DeepSpeed would copy the gradients there and back.
+        with self._engine.no_sync() if self._alone else nullcontext():
+            self._engine.backward(loss / parts)
 
     def step(self, learning_rate: float) -> float:
         """Clipping and one update."""
@@ -130,7 +137,7 @@ class DeepSpeedEngine:
 
 def engine_config(config: OptimConfig, stage: int, *, offload_optimizer: bool = False) -> dict[str, Any]:
     """DeepSpeed's configuration. `torch_adam`: no JIT compilation, no compiler needed on a worker."""
-    zero: dict[str, Any] = {"stage": stage}
+    zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": _BUCKET, "contiguous_gradients": False}
     if offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
@@ -149,6 +156,7 @@ def engine_config(config: OptimConfig, stage: int, *, offload_optimizer: bool = 
             },
         },
         "steps_per_print": 2**31 - 1,
+        "timers": {"throughput": {"enabled": False}},
     }
 
 

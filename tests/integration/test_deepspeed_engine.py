@@ -39,8 +39,10 @@ def _advance(engine: Engine, steps: range, rank: int = 0, world: int = 1, parts:
 
 
 def _worker(rank: int, port: int, setting: Setting, start: str, out: str) -> None:
+    from pipeline.runtime import deepspeed_engine
     from pipeline.runtime.deepspeed_engine import DeepSpeedEngine
 
+    deepspeed_engine._BUCKET = 20  # several buckets an update, and a weight that is larger than one
     with gloo_process(rank, setting.world, port):
         engine = DeepSpeedEngine(_network(), OPTIM, zero_stage=setting.stage, offload_optimizer=setting.offload)
         if start:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("prepare_miniature", "extract_embeddings", "pretrain_projector", "meta_train", "integrate", "evaluate")
@@ -99,6 +102,28 @@ def test_ray_with_two_deepspeed_workers_gives_the_local_losses(local: Path, tmp_
     _check_tracking(tmp_path)
 
 
+def test_partitioned_llm_and_accumulation_give_the_local_weights(local: Path, tmp_path: Path) -> None:
+    """ZeRO-3 over two workers, optimiser in host memory, two parts an update; nothing of the LLM is saved."""
+    trained = shutil.ignore_patterns("pretrain_projector", "meta_train", "integrate", "evaluate")
+    shutil.copytree(local / "smoke", tmp_path / "smoke", ignore=trained)
+    heavy = ("--set", "runtime.zero_stage=3", "--set", "runtime.offload_optimizer=true")
+    for stage in ("pretrain_projector", "meta_train"):
+        _job(stage, tmp_path, *ON_RAY, *heavy, "--set", "pretrain.micro_batches=2")
+        assert _losses(tmp_path, stage) == pytest.approx(_losses(local, stage), abs=1e-4)
+        (wanted, got) = (_newest_checkpoint(runs / "smoke" / stage) for runs in (local, tmp_path))
+        state, whole = load_file(got), load_file(wanted)
+        assert {name: value.shape for name, value in state.items()} == {n: v.shape for n, v in whole.items()}
+        weights = {name: value for name, value in state.items() if name.startswith("weight/")}
+        for name, value in weights.items():
+            torch.testing.assert_close(value, whole[name], atol=1e-4, rtol=1e-3, msg=name)
+        header = 200 * len(state)
+        assert got.stat().st_size <= 1.05 * 3 * sum(value.nbytes for value in weights.values()) + header
+
+
+def _newest_checkpoint(stage: Path) -> Path:
+    return max(stage.glob("checkpoints/step-*")) / "state.safetensors"
+
+
 def _check_tracking(runs: Path) -> None:
     import mlflow
 
@@ -148,6 +173,11 @@ BAD_INPUT = {
     "more shots than samples": (["--set", "integrate.shots=[5000]"], "5000 shots asked for, but its train split has"),
     "width of another encoder": (["--set", "projector.input_width=64"], "projector.input_width=64, but the text"),
     "uneven workers": (["--set", "pretrain.batch_size=7", *ON_RAY], "7 items a step cannot be split evenly over 2"),
+    "uneven parts": (
+        ["--set", "pretrain.batch_size=10", "--set", "pretrain.micro_batches=3"],
+        "micro_batches=3 does not divide the 10 items",
+    ),
+    "engine without it": (["--set", "runtime.zero_stage=3"], "engine='local' serves no zero_stage=3"),
 }
 
 
@@ -165,8 +195,6 @@ def test_missing_dataset_is_named(local: Path, tmp_path: Path) -> None:
 
 
 def test_manifest_of_another_version_is_refused(local: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(local / "smoke" / "embeddings", tmp_path / "smoke" / "embeddings")
     manifest = tmp_path / "smoke" / "embeddings" / "image" / "image-a" / "manifest.json"
     version = json.loads(manifest.read_text())["format_version"]
