@@ -23,7 +23,7 @@ from tests.smoke_runs import WORKER, SmokeRuns, on_ray
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SEED = 20250904
-STEPS = 160
+STEPS = 150
 CHECKPOINT_EVERY = 10
 WORKER_KILLS, DRIVER_KILLS = 10, 5
 TWO_WORKERS = on_ray(2)
