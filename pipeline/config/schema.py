@@ -427,6 +427,15 @@ class ExperimentConfig:
         return self
 
     @model_validator(mode="after")
+    def _partitioned_llm_is_not_compiled(self) -> ExperimentConfig:
+        if self.runtime.zero_stage == 3 and self.llm.execution.compile:
+            raise ValueError(
+                "llm.execution.compile=true and runtime.zero_stage=3 exclude each other (a compiled forward cannot "
+                "gather weights layer by layer): switch one of them off"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _texts_are_vectors(self) -> ExperimentConfig:
         if self.text_encoder.tokens is not None:
             raise ValueError("text_encoder.tokens must be null, because a caption is one vector: remove it")
