@@ -82,10 +82,6 @@ class MetaTask:
         captions = [caption for episode in batch.captions for caption in episode]
         return self._llm.caption_losses(soft_NBSD.flatten(0, 1), captions).view(len(batch.captions), -1).mean(dim=1)
 
-    def loss(self, module: nn.Module, batch: EpisodeBatch) -> Tensor:
-        """Mean of the episodes' losses."""
-        return self.losses(module, batch).mean()
-
     def describe(self, step: int, slot: int) -> str:
         """Coordinates of an episode."""
         spec = self._sampler.episode(step, slot)

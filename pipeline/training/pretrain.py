@@ -101,10 +101,6 @@ class PretrainTask:
         """Caption loss of each pair, `[B]`."""
         return self._llm.caption_losses(module(batch.inputs_BW, keep_BP=batch.keep_BP), batch.captions)
 
-    def loss(self, module: nn.Module, batch: PairBatch) -> Tensor:
-        """Mean of the pairs' losses."""
-        return self.losses(module, batch).mean()
-
     def describe(self, step: int, slot: int) -> str:
         """Coordinates of a pair."""
         (((group, index), members),) = self._draw(step, [slot]).items()

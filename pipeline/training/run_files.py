@@ -26,7 +26,8 @@ class RunFiles:
     def __init__(self, checkpoints: CheckpointStore, log: MetricsLog, *, active: bool) -> None:
         """Only an `active` one (rank 0) writes; for the others every call does nothing."""
         self._checkpoints, self._log, self._active = checkpoints, log, active
-        self._failure: Exception | None = None
+        self._failed_record: Exception | None = None
+        self._failed_write: Exception | None = None
         self._pending: Future[Path] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-writer")
 
@@ -37,26 +38,26 @@ class RunFiles:
         try:
             self._log.append(record)
         except OSError as error:
-            self._failure = self._failure or error
+            self._failed_record = self._failed_record or error
 
     def checkpoint(self, updates: int, state: Mapping[str, Tensor]) -> None:
         """Begin to write a checkpoint, once the one before is written; `state` must not change any more."""
         self.drain()
-        if self._active:
+        if self._active and self._failed_write is None:
             self._pending = self._thread.submit(self._checkpoints.save, updates, state)
 
     def drain(self) -> None:
         """Wait for the checkpoint that is being written: called before a snapshot, only one is held at a time."""
         if self._pending is not None:
-            self._failure = self._failure or _failure(self._pending)
+            self._failed_write = self._failed_write or _failure(self._pending)
             self._pending = None
 
     def check(self) -> None:
         """Raise what has gone wrong so far; waits for nothing."""
         if self._pending is not None and self._pending.done():
             self.drain()
-        if self._failure is not None:
-            raise self._failure
+        if failure := self._failed_write or self._failed_record:
+            raise failure
 
     def finish(self) -> None:
         """Wait until everything is on disk, and raise what went wrong."""

@@ -8,12 +8,9 @@ there were any.
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,81 +22,18 @@ from pipeline.config.load import to_yaml
 from pipeline.config.schema import ExperimentConfig, TrackingConfig
 from pipeline.runtime.session import TEMP_PREFIX
 from pipeline.shards import find_datasets, load_manifest, verify_dataset
+from tests.drivers import Driver, carries_marker, start_driver
 from tests.tiny_project import encoder, note_rows, save_text_model, tiny_config
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-ROOT = Path(__file__).resolve().parents[2]
 SEED = 20250904
 ROWS = 8192
 ROWS_PER_SHARD = 256
 KILLS = 10
-RUN_LIMIT_S = 600.0
-# Two of Ray's agents outlive a killed driver by a minute; its workers do not.
-GONE_LIMIT_S = 90.0
-POLL_S = 0.1
-MARKER = "SEMI_CHAOS_TEST"
+ACTOR = "_Encoder"
 
 Stamps = dict[str, tuple[int, int]]  # inode and time of change of a file, by name
-
-
-@dataclass(kw_only=True)
-class Driver:
-    """One `python -m jobs.extract_embeddings`, and every process that came from it."""
-
-    process: psutil.Popen
-    family: set[psutil.Process] = field(default_factory=set)
-    began: float = field(default_factory=time.monotonic)
-
-    def seconds(self) -> float:
-        return time.monotonic() - self.began
-
-    def wait(self, until_s: float = RUN_LIMIT_S, *, stop: Callable[[], bool] = lambda: False) -> bool:
-        """Watch until the process ends (True), `stop` holds, or the clock shows `until_s` since its start."""
-        while self.process.poll() is None:
-            remaining = until_s - self.seconds()
-            if remaining <= 0 or stop():
-                return False
-            self.family.update(_children(self.process))
-            time.sleep(min(POLL_S, remaining))
-        return True
-
-    def actors(self) -> list[psutil.Process]:
-        """Living encoder actors: Ray gives a worker process the title of what it runs."""
-        return sorted((child for child in _children(self.process) if "_Encoder" in _title(child)), key=lambda p: p.pid)
-
-    def kill(self) -> None:
-        self.family.update(_children(self.process))
-        self.process.kill()
-        self.process.wait()
-
-    def wait_until_gone(self) -> None:
-        """Nothing of the run may outlive it for long."""
-        limit = time.monotonic() + GONE_LIMIT_S
-        while left := [child for child in self.family if _lives(child)]:
-            assert time.monotonic() < limit, f"outlived their driver: {[_title(child) for child in left]}"
-            time.sleep(POLL_S)
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return list(process.children(recursive=True))
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return ""
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @dataclass(kw_only=True)
@@ -114,18 +48,10 @@ class Project:
         """A driver whose outputs go to `<folder>/runs/<name>`."""
         file = self.folder / f"{name}.yaml"
         file.write_text(to_yaml(replace(self.config, name=name)), encoding="utf-8")
-        command = [sys.executable, "-m", "jobs.extract_embeddings", "--config", str(file)]
-        environment = {**os.environ, MARKER: str(self.folder)}
-        with (self.folder / f"{name}.log").open("ab") as log:
-            process = psutil.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        self.drivers.append(Driver(process=process))
+        arguments = ["--config", str(file)]
+        log = self.folder / f"{name}.log"
+        self.drivers.append(start_driver("extract_embeddings", arguments, log=log, marker=self.folder))
         return self.drivers[-1]
-
-    def finish(self, driver: Driver, name: str) -> None:
-        """Wait for exit code 0, and for the processes of the run to go."""
-        assert driver.wait(), f"no end after {RUN_LIMIT_S} s"
-        assert driver.process.returncode == 0, (self.folder / f"{name}.log").read_text()
-        driver.wait_until_gone()
 
     def embeddings(self, name: str) -> Path:
         return self.folder / "runs" / name / "embeddings"
@@ -145,9 +71,7 @@ class Project:
     def end(self) -> None:
         """Leave nothing behind, whatever failed."""
         for driver in self.drivers:
-            for process in (driver.process, *driver.family):
-                if _lives(process):
-                    process.kill()
+            driver.end()
 
 
 @dataclass(kw_only=True)
@@ -205,13 +129,13 @@ def _config(folder: Path) -> ExperimentConfig:
 
 def _left_alone(project: Project) -> Reference:
     driver = project.start("alone")
-    assert not driver.wait(stop=lambda: bool(driver.actors())), "ended without an encoder actor"
+    assert not driver.wait(stop=lambda: bool(driver.descendants(ACTOR))), "ended without an encoder actor"
     first = driver.seconds()
-    driver.wait(stop=lambda: not driver.actors())
+    driver.wait(stop=lambda: not driver.descendants(ACTOR))
     last = driver.seconds()
     assert driver.wait()
     seconds = driver.seconds()
-    project.finish(driver, "alone")
+    driver.finish()
     datasets = find_datasets(project.embeddings("alone"))
     assert [load_manifest(dataset).rows for dataset in datasets] == [ROWS - 3] * 2
     assert [len(load_manifest(dataset).shards) for dataset in datasets] == [ROWS // ROWS_PER_SHARD] * 2
@@ -236,7 +160,7 @@ def test_a_killed_driver_costs_only_what_was_not_finished(reference: Reference, 
             ended = driver.wait(moment)
         if not ended:
             break
-        project.finish(driver, name)  # this machine was faster than before: earlier, in a fresh folder
+        driver.finish()  # this machine was faster than before: earlier, in a fresh folder
         moment, name = 0.8 * moment, f"{name}-again"
     driver.kill()
     reference.killed.append("driver")
@@ -244,7 +168,7 @@ def test_a_killed_driver_costs_only_what_was_not_finished(reference: Reference, 
         driver.wait_until_gone()
     before = project.stamps(name)
 
-    project.finish(project.start(name), name)
+    project.start(name).finish()
     driver.wait_until_gone()
     after = project.stamps(name)
     assert {shard: after.get(shard) for shard in before} == before
@@ -260,17 +184,17 @@ def test_a_killed_actor_costs_nothing(reference: Reference, kill: int) -> None:
     offset = _moment("actor", kill) * (last - first)
     while True:
         driver = project.start(name)
-        assert not driver.wait(stop=lambda driver=driver: bool(driver.actors()))
+        assert not driver.wait(stop=lambda driver=driver: bool(driver.descendants(ACTOR)))
         driver.wait(driver.seconds() + offset)
-        if actors := driver.actors():
+        if actors := driver.descendants(ACTOR):
             break
-        project.finish(driver, name)  # this machine was faster than before: earlier, in a fresh folder
+        driver.finish()  # this machine was faster than before: earlier, in a fresh folder
         offset, name = 0.8 * offset, f"{name}-again"
     victim = random.Random(f"{SEED} victim {kill}").choice(actors)
     victim.kill()
     before = project.stamps(name)
     reference.killed.append("actor")
-    project.finish(driver, name)
+    driver.finish()
     after = project.stamps(name)
     assert {shard: after.get(shard) for shard in before} == before
     assert project.contents(name) == reference.contents
@@ -285,11 +209,4 @@ def test_nothing_is_left_over(reference: Reference) -> None:
         assert not [path for path in run.rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".")]
     pids = {str(driver.process.pid) for driver in project.drivers}
     assert not [path for path in Path("/tmp").glob(f"{TEMP_PREFIX}*") if path.name.split("-")[2] in pids]
-    assert not [process for process in psutil.process_iter() if _of_this_test(process, project.folder)]
-
-
-def _of_this_test(process: psutil.Process, folder: Path) -> bool:
-    try:
-        return process.environ().get(MARKER) == str(folder) and _lives(process)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False
+    assert not [process for process in psutil.process_iter() if carries_marker(process, project.folder)]

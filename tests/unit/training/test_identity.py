@@ -19,7 +19,7 @@ SMOKE = build_preset("smoke")
     [
         {"runtime.workers": 7, "runtime.zero_stage": 2},
         {"runtime.engine": "deepspeed"},
-        {"meta.checkpoint_every": 9},
+        {"meta.checkpoint_every": 9, "meta.checkpoints_kept": 5},
         {"llm.execution.compile": True, "llm.execution.max_padding": 0.5, "llm.execution.max_forward_tokens": 64},
     ],
 )

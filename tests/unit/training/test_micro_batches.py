@@ -31,11 +31,17 @@ class Regression:
         self.module: nn.Module = nn.Linear(3, 2)
         self.asked: list[list[int]] = []
 
-    def loss(self, module: nn.Module, step: int, slots: range, device: torch.device) -> Tensor:
+    def prepare(self, step: int, slots: range, device: torch.device) -> Tensor:
         self.asked.append(list(slots))
         x = torch.from_numpy(philox(1, step).standard_normal((self.slots_per_step, 3), dtype="float32"))[list(slots)]
-        error: Tensor = module(x.to(device)) - x[:, :2]
-        return error.square().mean()
+        return x.to(device)
+
+    def losses(self, module: nn.Module, batch: Tensor) -> Tensor:
+        error: Tensor = module(batch) - batch[:, :2]
+        return error.square().mean(dim=1)
+
+    def describe(self, step: int, slot: int) -> str:
+        return f"step {step}, slot {slot}"
 
 
 def _run(directory: Path, task: Regression, micro_batches: int) -> dict[str, Tensor]:
@@ -47,7 +53,6 @@ def _run(directory: Path, task: Regression, micro_batches: int) -> dict[str, Ten
         checkpoint_every=3,
         checkpoints=CheckpointStore(directory / "checkpoints", fingerprint="f"),
         log=MetricsLog(directory / "metrics.jsonl"),
-        seed=5,
         micro_batches=micro_batches,
     )
 

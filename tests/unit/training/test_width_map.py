@@ -58,7 +58,7 @@ def test_episodes_are_mapped_as_the_projector_says(llm: FrozenLLM, kind: WidthMa
     )
     seen: list[EpisodeBatch] = []
     semi.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    task.loss(semi, task.prepare(0, range(2), torch.device("cpu")))
+    task.losses(semi, task.prepare(0, range(2), torch.device("cpu")))
     for tensor in (seen[0].support.embeddings_NKE, seen[0].queries_NBE):
         assert tensor.shape[-1] == WIDTH
         assert padded == (not tensor[..., NARROW:].any())
