@@ -40,24 +40,25 @@ def run_training(run: Run, stage: StageName, identity: str, *, resume: Resume = 
         # Not above: torch and transformers take seconds, and a finished stage needs neither.
         from pipeline.runtime.ray_train import StageJob, train_stage
 
-        with stage_progress(stage, total=steps, unit="steps") as advance:
-            last: Record = {}
+        last: Record = {}
+        job = StageJob(stage=stage, config=run.config, root=run.root, run_dir=run.directory, fingerprint=identity)
+        try:
+            with stage_progress(stage, total=steps, unit="steps") as advance:
 
-            def on_record(record: Record) -> None:
-                # After a resume the first record is not step 0: the line jumps there.
-                advance(record["step"] - last.get("step", -1), note=f"loss {record['loss']:.3f}")
-                last.update(record)
-                tracked.log_metrics({name: record[name] for name in _CURVES}, step=record["step"])
+                def on_record(record: Record) -> None:
+                    # After a resume the first record is not step 0: the line jumps there.
+                    advance(record["step"] - last.get("step", -1), note=f"loss {record['loss']:.3f}")
+                    last.update(record)
+                    tracked.log_metrics({name: record[name] for name in _CURVES}, step=record["step"])
 
-            job = StageJob(stage=stage, config=run.config, root=run.root, run_dir=run.directory, fingerprint=identity)
-            train_stage(job, on_record=on_record, on_warning=_warn, verbose=run.verbose)
+                train_stage(job, on_record=on_record, on_warning=_warn, verbose=run.verbose)
+        except TrainingStopped as stopped:
+            # Here, so that the stage's own record in MLflow says the same as its parent's.
+            _say(f"terminated: {stage} {stopped}")
+            sys.exit(TERMINATED)
         return {"loss": last.get("loss"), "steps": steps}
 
-    try:
-        run_stage(run, stage, identity, work)
-    except TrainingStopped as stopped:
-        _say(f"terminated: {stage} {stopped}")
-        sys.exit(TERMINATED)
+    run_stage(run, stage, identity, work)
 
 
 def _warn(text: str) -> None:
