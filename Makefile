@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UI_PORT ?= 5000
 TEST_PROCESSES ?= 2
-TESTS ?= tests/unit tests/contracts tests/golden tests/integration
+TESTS ?= tests/unit tests/contracts tests/golden tests/integration tests/gpu
 PYTEST_ARGS ?=
 
 # Anything that cannot make a virtual environment (Debian without python3-venv) does not count.
@@ -36,7 +36,7 @@ test: $(STAMP) ## Unit, contract, golden and integration tests
 suite: $(STAMP) ## Whether the miniature suite is a benchmark (minutes; after a change of its data or models)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q -m suite tests/integration/test_miniature_suite.py $(PYTEST_ARGS)
 
-chaos: $(STAMP) ## Kill extractions at random moments: minutes, so `make test` leaves it out
+chaos: $(STAMP) ## Kill extractions and training at random moments: minutes, so `make test` leaves it out
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m chaos tests/integration $(PYTEST_ARGS)
 
 lint: $(STAMP) ## Style, format, types and layers

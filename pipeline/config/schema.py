@@ -14,6 +14,8 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.config.encoder import EncoderConfig as EncoderConfig
 from pipeline.config.encoder import TokensConfig as TokensConfig
+from pipeline.config.llm import LLMConfig as LLMConfig
+from pipeline.config.llm import LLMExecutionConfig as LLMExecutionConfig
 from pipeline.config.source import SourceConfig as SourceConfig
 from pipeline.config.types import STRICT as STRICT
 from pipeline.config.types import Dtype as Dtype
@@ -83,53 +85,6 @@ class ExtractConfig:
     """CPUs reserved by an encoder actor."""
     gpus_per_actor: NonNegativeFloat = 0.0
     """GPUs (or a fraction of one) reserved by an encoder actor."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class LLMExecutionConfig:
-    """How the LLM's forward runs; no setting changes what is computed."""
-
-    max_padding: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
-    """Largest share of padding among the tokens of a step: captions are grouped by length until it holds."""
-    max_forward_tokens: PositiveInt = 16384
-    """Most tokens of one forward; larger steps run in several, each followed by its backward pass, so this bounds the
-    memory of activations and logits."""
-    padding_side: Literal["right", "left"] = "right"
-    """Side of the padding between rows of a forward."""
-    activation_checkpointing: bool = False
-    """Recompute each layer in the backward pass instead of keeping its activations."""
-    compile: bool = False
-    """`torch.compile` the LLM's forward (needs a C++ compiler on the worker; the first steps are slow)."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class LLMConfig:
-    """The frozen causal language model and its prompt."""
-
-    path: str
-    """Hugging Face id or local folder."""
-    revision: str | None = None
-    """Commit of the hub repository."""
-    dtype: Dtype = "float32"
-    """Type of the frozen weights."""
-    prompt: str = "describe : {soft} caption :"
-    """Prompt with one `{soft}` placeholder where the soft tokens stand; the caption follows it."""
-    chat: bool = False
-    """The prompt is the user's turn of the tokenizer's chat template, the caption the assistant's."""
-    system_prompt: str | None = None
-    """System message of the chat; None: what the template does without one."""
-    max_caption_tokens: PositiveInt = 48
-    """Longest caption trained on or generated, in tokens (end-of-sequence included)."""
-    execution: LLMExecutionConfig = LLMExecutionConfig()
-    """Speed and memory."""
-
-    @model_validator(mode="after")
-    def _one_placeholder(self) -> LLMConfig:
-        if self.prompt.count("{soft}") != 1:
-            raise ValueError(f"prompt must contain '{{soft}}' exactly once, got {self.prompt!r}")
-        if self.system_prompt is not None and not self.chat:
-            raise ValueError("system_prompt needs chat=true: a plain prompt has no system message")
-        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -424,6 +379,15 @@ class ExperimentConfig:
         ]:
             if len(set(names)) < len(names):
                 raise ValueError(f"{what} must have different names, got {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _partitioned_llm_is_not_compiled(self) -> ExperimentConfig:
+        if self.runtime.zero_stage == 3 and self.llm.execution.compile:
+            raise ValueError(
+                "llm.execution.compile=true and runtime.zero_stage=3 exclude each other (a compiled forward cannot "
+                "gather weights layer by layer): switch one of them off"
+            )
         return self
 
     @model_validator(mode="after")

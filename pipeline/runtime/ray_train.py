@@ -142,13 +142,15 @@ def _train_on_ray(job: StageJob, session: Session) -> None:
     )
     try:
         with stop_on_sigterm(job.run_dir / job.stage / STOP):
-            result = trainer.fit()
+            _raise_outcome(trainer.fit().return_value or {})
     except TrainingFailedError as error:
         raise RuntimeError(
             f"{job.stage}: training failed after {runtime.max_failures} restarts ({_last_line(error)}); "
             "the last checkpoint is kept, the same command continues from it"
         ) from error
-    outcome: Outcome = result.return_value or {}
+
+
+def _raise_outcome(outcome: Outcome) -> None:
     if "error" in outcome:
         raise TrainingError(outcome["error"])
     if "stopped" in outcome:

@@ -11,9 +11,11 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -158,7 +160,7 @@ def _connect(ray: Any, options: dict[str, Any], verbose: bool) -> None:
     for attempt in range(1, START_ATTEMPTS + 1):
         before = set(psutil.Process().children(recursive=True))
         try:
-            with nullcontext() if verbose else _silent_stderr():
+            with _own_sigterm(), nullcontext() if verbose else _silent_stderr():
                 ray.init(**options, log_to_driver=verbose, logging_level=level)
             return
         except ConnectionError as error:
@@ -172,6 +174,17 @@ def _connect(ray: Any, options: dict[str, Any], verbose: bool) -> None:
             if attempt == START_ATTEMPTS or "timed out during startup" not in str(error):
                 raise
             _kill(set(psutil.Process().children(recursive=True)) - before)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray's handler would end a job with exit code 15, which nobody takes for a signal; one that is set stays."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _kill(processes: Iterable[psutil.Process]) -> None:

@@ -117,4 +117,5 @@ class LocalEngine:
             with torch.no_grad():
                 parameter.copy_(state[f"weight/{name}"])
             slots = {moment: state[f"{moment}/{name}"].to(parameter).clone() for moment in MOMENTS}
-            self._optimizer.state[parameter] = {"step": torch.tensor(float(updates)), **slots}
+            step = torch.tensor(float(updates), device=parameter.device)
+            self._optimizer.state[parameter] = {"step": step, **slots}

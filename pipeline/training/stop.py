@@ -28,6 +28,8 @@ class TrainingStopped(Exception):  # noqa: N818 - not an error
 def stop_on_sigterm(path: Path) -> Iterator[None]:
     """While the block runs, the first SIGTERM makes the file `path`; a second one does what it did before.
 
+    So does the first one itself where it came too late for the block to stop: what follows the block must not run.
+
     Only the main thread gets signals: in another one the block runs as it is.
     """
     path.unlink(missing_ok=True)  # of a driver that was killed while it waited
@@ -43,6 +45,9 @@ def stop_on_sigterm(path: Path) -> Iterator[None]:
     signal.signal(signal.SIGTERM, ask)
     try:
         yield
+        unheard = path.exists()
     finally:
         signal.signal(signal.SIGTERM, before)
         path.unlink(missing_ok=True)
+    if unheard:
+        signal.raise_signal(signal.SIGTERM)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import meta_workers
 from benchmarks.meta_train import measure, rows
+from benchmarks.meta_world import SHAPES, World
 
 
 def _arguments(*parts: str) -> Namespace:
@@ -29,12 +31,24 @@ def test_every_part_without_ray_gives_its_ratios(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_engines_and_workers_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+def test_two_workers_share_a_step_in_processes_of_their_own(tmp_path: Path) -> None:
+    World(tmp_path, SHAPES["tiny"])
+    results = meta_workers._run_together(tmp_path, "tiny", 2, mode="deepspeed", world=2)
+    assert [len(result["step"]) for result in results] == [2, 2]
+
+
+def test_ratios_of_engines_and_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def together(folder: Path, shape: str, rounds: int, *, mode: str, world: int) -> list[dict[str, list[float]]]:
+        if mode == "engines":
+            return [{"deepspeed": [1.1, 2.2, 3.3], "local": [1.0, 2.0, 3.0]}]
+        seconds = {("deepspeed", 1): 4.0, ("deepspeed", 2): 2.5, ("local", 1): 3.0, ("local", 2): 1.5}[mode, world]
+        return [{"step": [seconds * (1 - 0.1 * rank)]} for rank in range(world)]
+
+    monkeypatch.setattr(meta_workers, "_run_together", together)
     figures = measure(tmp_path, _arguments("engines", "workers"))
-    assert figures["engines"]["deepspeed_over_local"] > 0
-    assert figures["workers"]["speed_up"] == pytest.approx(
-        figures["workers"]["deepspeed_1_s"] / figures["workers"]["deepspeed_2_s"]
-    )
+    assert figures["engines"]["deepspeed_over_local"] == pytest.approx(1.1)
+    assert figures["workers"]["speed_up"] == pytest.approx(1.6), "the slower worker counts"
+    assert figures["workers"]["ceiling"] == pytest.approx(2.0)
     assert [row[0] for row in rows(figures)][-1] == "2 processes / 1, nothing shared"
 
 

@@ -162,6 +162,14 @@ def test_preset_and_file_must_not_disagree(tmp_path: Path) -> None:
         load_config(preset="miniature", file=file)
 
 
+def test_a_partitioned_llm_cannot_be_compiled() -> None:
+    together = ["runtime={engine: deepspeed, zero_stage: 3}", "llm.execution.compile=true"]
+    for alone in together:
+        load_config(preset="smoke", overrides=[alone])
+    with pytest.raises(ConfigError, match="compile=true and runtime.zero_stage=3 exclude each other"):
+        load_config(preset="smoke", overrides=together)
+
+
 def test_unknown_preset_lists_the_presets() -> None:
     with pytest.raises(ConfigError, match="preset: expected one of miniature, smoke, paper_llama1b, got 'nano'"):
         load_config(preset="nano")

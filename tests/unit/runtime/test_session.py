@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +36,7 @@ class FakeRay:
             self.child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
             raise self.errors.pop(0)
         self.options, self.environment, self.running = options, dict(os.environ), True
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray does
 
     def shutdown(self) -> None:
         self.running = False
@@ -47,13 +49,27 @@ class FakeRay:
 
 
 @pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRay:
+def ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeRay]:
     fake = FakeRay()
     monkeypatch.setitem(sys.modules, "ray", fake)  # type: ignore[arg-type]
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         monkeypatch.delenv(name)
-    return fake
+    before = signal.getsignal(signal.SIGTERM)
+    yield fake
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_job_keeps_its_own_handler_of_sigterm(ray: FakeRay, tmp_path: Path) -> None:
+    def own(number: int, frame: object) -> None:
+        sys.exit(143)
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with ray_session(RuntimeConfig(), root=tmp_path):
+            assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_private_cluster_is_closed_quiet_and_leaves_nothing(ray: FakeRay, tmp_path: Path) -> None:

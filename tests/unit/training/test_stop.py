@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.training.stop import stop_on_sigterm
+from pipeline.training.stop import TrainingStopped, stop_on_sigterm
 
 
 class Ended(BaseException):
@@ -37,6 +37,23 @@ def test_first_asks_second_ends(tmp_path: Path) -> None:
     assert not request.exists()
     with pytest.raises(Ended):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_request_that_came_too_late_ends_the_process_after_the_block(tmp_path: Path) -> None:
+    request, done = tmp_path / "stop", list[int]()
+    with pytest.raises(Ended):
+        with stop_on_sigterm(request):
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append(1)
+        done.append(2)
+    assert done == [1] and not request.exists()
+
+
+def test_an_answered_request_is_not_answered_twice(tmp_path: Path) -> None:
+    with pytest.raises(TrainingStopped), stop_on_sigterm(tmp_path / "stop"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise TrainingStopped(3, 8)
+    assert not (tmp_path / "stop").exists()
 
 
 def test_left_over_request_stops_nobody(tmp_path: Path) -> None:
