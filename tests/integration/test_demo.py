@@ -102,6 +102,13 @@ def test_ray_with_two_deepspeed_workers_gives_the_local_losses(local: Path, tmp_
     _check_tracking(tmp_path)
 
 
+def test_ray_with_one_deepspeed_worker_gives_the_local_losses(local: Path, tmp_path: Path) -> None:
+    trained = shutil.ignore_patterns("meta_train", "integrate", "evaluate")
+    shutil.copytree(local / "smoke", tmp_path / "smoke", ignore=trained)
+    _job("meta_train", tmp_path, "--set", "runtime.engine=deepspeed", "--set", "runtime.workers=1")
+    assert _losses(tmp_path, "meta_train") == pytest.approx(_losses(local, "meta_train"), abs=1e-5)
+
+
 def test_partitioned_llm_and_accumulation_give_the_local_weights(local: Path, tmp_path: Path) -> None:
     """ZeRO-3 over two workers, optimiser in host memory, two parts an update; nothing of the LLM is saved."""
     trained = shutil.ignore_patterns("pretrain_projector", "meta_train", "integrate", "evaluate")
