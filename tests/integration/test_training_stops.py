@@ -1,4 +1,4 @@
-"""SIGTERM saves and ends; the same command continues to the same bits; `--resume never` begins anew."""
+"""SIGTERM saves and ends, the same command continues to the same bits; divergence ends; `--resume never` forgets."""
 
 from __future__ import annotations
 
@@ -44,6 +44,20 @@ def test_sigterm_saves_and_the_same_command_continues(runs: SmokeRuns, workers: 
     driver.finish()
     assert runs.weights(cut) == runs.weights(whole)
     assert runs.losses(cut) == runs.losses(whole)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_divergence_is_one_line_and_exit_code_2(runs: SmokeRuns, workers: int) -> None:
+    """The slots at fault are named, those of both workers; nothing is tried again."""
+    name, every = f"diverged-{workers}", ("--set", "meta.checkpoint_every=1")
+    options = (*(on_ray(workers) if workers else ()), *every, "--set", "meta.optim.learning_rate=1e30")
+    runs.start(name, *options).finish(code=2)
+    said = runs.said(name)
+    assert said.count("\n") == 1 and said.startswith("error: step 1: loss nan, gradient norm "), said
+    for slot in (0, 1):
+        assert f"step 1, slot {slot} (modality '" in said
+    assert said.count("isometry seed ") == 2
+    assert runs.steps_done(name) == 1 and runs.checkpoints(name) == [1]
 
 
 def test_damaged_checkpoint_is_told_and_the_one_before_continues(runs: SmokeRuns) -> None:
