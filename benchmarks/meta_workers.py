@@ -103,16 +103,18 @@ def _measure(args: argparse.Namespace) -> dict[str, list[float]]:
 
     from benchmarks.meta_steps import Run, take_turns
     from benchmarks.meta_world import OPTIM, SHAPES, World
+    from pipeline.config.schema import RuntimeConfig
     from pipeline.episodes.sampler import worker_slots
     from pipeline.runtime.deepspeed_engine import DeepSpeedEngine
     from pipeline.training.engine import Engine, LocalEngine
 
     world = World(args.folder, SHAPES[args.shape])
+    stage = RuntimeConfig().zero_stage
 
     def update(kind: str) -> Run:
         semi = world.semi().train()
         task = world.task(semi)
-        engine: Engine = LocalEngine(semi, OPTIM) if kind == "local" else DeepSpeedEngine(semi, OPTIM, zero_stage=1)
+        engine: Engine = LocalEngine(semi, OPTIM) if kind == "local" else DeepSpeedEngine(semi, OPTIM, zero_stage=stage)
         slots = worker_slots(task.slots_per_step, args.rank, args.world)
 
         def run(step: int) -> None:

@@ -271,9 +271,10 @@ class RuntimeConfig:
 
     engine: Literal["deepspeed", "local"] = "deepspeed"
     """`local`: plain torch in this process, no Ray."""
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    """DeepSpeed ZeRO stage: 1 spreads the optimiser's state over the workers, 2 the gradients too, 3 the frozen LLM as
-    well. One process has nothing to spread: `engine=local` is the same for 0, 1 and 2, and refuses 3."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage: 0 spreads nothing, the fastest while what is trained is small; 1 spreads the optimiser's
+    state over the workers, 2 the gradients too, 3 the frozen LLM as well. One process has nothing to spread:
+    `engine=local` is the same for 0, 1 and 2, and refuses 3."""
     offload_optimizer: bool = False
     """Keep the optimiser's state in host memory and update there (`engine=deepspeed`, `zero_stage` 1 to 3)."""
     workers: PositiveInt = 2

@@ -97,6 +97,11 @@ class CheckpointStore:
         """Remove all checkpoints, the unfinished ones too."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def tidy(self) -> None:
+        """Remove what writers left unfinished that were killed. At the start of a run: later ones may be its own."""
+        for scratch in self.directory.glob(".step-*"):
+            shutil.rmtree(scratch, ignore_errors=True)
+
     def _write(self, scratch: Path, updates: int, state: Mapping[str, Tensor]) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)

@@ -153,6 +153,7 @@ def _resume(engine: Engine, checkpoints: CheckpointStore, log: MetricsLog, conte
     found: int | None = None
     with agreed(context):
         if context.rank == 0:
+            checkpoints.tidy()
             found = checkpoints.newest()
             if found is None:
                 # Those of another configuration would count as the newest ones, and ours as old.

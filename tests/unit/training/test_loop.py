@@ -115,6 +115,15 @@ def test_unfinished_and_foreign_checkpoints_are_not_resumed(tmp_path: Path) -> N
     assert CheckpointStore(directory, fingerprint="another configuration").latest() is None
 
 
+def test_what_a_killed_writer_left_goes_when_the_run_starts_again(tmp_path: Path) -> None:
+    left = tmp_path / "checkpoints" / ".step-00000003.4711"
+    left.mkdir(parents=True)
+    (left / "state.safetensors").write_bytes(b"half")
+    _run(tmp_path, Regression())
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000009", "step-00000010"]
+
+
 def test_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
     _run(tmp_path, Regression())
     position = tmp_path / "checkpoints" / "step-00000010" / "position.json"
