@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("prepare_miniature", "extract_embeddings", "pretrain_projector", "meta_train", "integrate", "evaluate")
 ON_RAY = ("--set", "runtime.engine=deepspeed", "--set", "runtime.workers=2")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def _command(job: str, runs: Path, *options: str) -> list[str]:

@@ -22,7 +22,7 @@ from tests.processes import gloo_process, run_processes
 
 WORLD, SLOTS = 2, 4
 OPTIM = OptimConfig(learning_rate=1e-2, steps=8, warmup_steps=2)
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 class Averaging(LocalEngine):
