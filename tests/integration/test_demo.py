@@ -28,7 +28,7 @@ def _command(job: str, runs: Path, *options: str) -> list[str]:
 
 
 def _job(job: str, runs: Path, *options: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(_command(job, runs, *options), cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(_command(job, runs, *options), cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
