@@ -7,7 +7,6 @@ shows by its hash and gives way to the one before.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -21,6 +20,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from pipeline.config.fingerprint import file_sha256
 
 FORMAT_VERSION = 2
 _NAME = re.compile(r"^step-(\d{8})$")
@@ -76,7 +77,7 @@ class CheckpointStore:
                 position = _position(path)
                 if position["fingerprint"] != self._fingerprint:
                     continue
-                if position["state_sha256"] != _sha256(path / _STATE):
+                if position["state_sha256"] != file_sha256(path / _STATE):
                     raise _DamagedError(f"{_STATE} has another SHA-256 than when it was written")
             except (_DamagedError, OSError, KeyError) as error:
                 on_damaged(f"checkpoint {path} is damaged ({error}): it is passed over")
@@ -110,7 +111,7 @@ class CheckpointStore:
             "format_version": FORMAT_VERSION,
             "updates": updates,
             "fingerprint": self._fingerprint,
-            "state_sha256": _sha256(scratch / _STATE),
+            "state_sha256": file_sha256(scratch / _STATE),
         }
         (scratch / _POSITION).write_text(json.dumps(position))
         for path in scratch.iterdir():
@@ -141,8 +142,3 @@ def _position(path: Path) -> dict[str, Any]:
             "delete the folder to train anew"
         )
     return position
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
