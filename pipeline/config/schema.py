@@ -14,30 +14,28 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.config.encoder import EncoderConfig as EncoderConfig
 from pipeline.config.encoder import TokensConfig as TokensConfig
+from pipeline.config.evaluation import EvaluateConfig as EvaluateConfig
+from pipeline.config.evaluation import FinetuneConfig as FinetuneConfig
+from pipeline.config.evaluation import IntegrateConfig as IntegrateConfig
+from pipeline.config.evaluation import MethodName as MethodName
 from pipeline.config.llm import LLMConfig as LLMConfig
 from pipeline.config.llm import LLMExecutionConfig as LLMExecutionConfig
+from pipeline.config.runtime import RuntimeConfig as RuntimeConfig
+from pipeline.config.runtime import TrackingConfig as TrackingConfig
 from pipeline.config.source import SourceConfig as SourceConfig
 from pipeline.config.types import STRICT as STRICT
 from pipeline.config.types import Dtype as Dtype
+from pipeline.config.types import Fraction as Fraction
 from pipeline.config.types import Name as Name
+from pipeline.config.types import NonNegativeFloat as NonNegativeFloat
+from pipeline.config.types import NonNegativeInt as NonNegativeInt
 from pipeline.config.types import SignalKind as SignalKind
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+Role = Literal["train", "validation", "held_out", "text"]
+"""What a dataset is used for."""
 HypernetKind = Literal["attention", "transformer", "equivariant"]
 AdaptedLayers = Literal["all", "first"]
 WidthMapKind = Literal["orthonormal", "pad_select"]
-MethodName = Literal[
-    "semi",
-    "semi_shuffled_text",
-    "semi_no_finetune",
-    "scratch",
-    "finetuned_projector",
-    "ridge",
-    "knn_copy",
-    "constant",
-]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -214,107 +212,6 @@ class MetaConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FinetuneConfig:
-    """Gradient steps on a support set, and how their number is chosen (inside the support set only)."""
-
-    steps: NonNegativeInt = 100
-    """Updates; 0: the adapter as generated."""
-    learning_rate: PositiveFloat = 1e-3
-    """Learning rate of AdamW, with linear warm-up over a tenth of the steps and cosine decay."""
-    batch_size: PositiveInt = 32
-    """Pairs an update (at most the support)."""
-    weight_decay: NonNegativeFloat = 0.0
-    """Decoupled weight decay."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class IntegrateConfig:
-    """Stage `integrate`: support set to merged projector, METHOD section 2.3."""
-
-    shots: tuple[PositiveInt, ...] = (32,)
-    """Support sizes."""
-    draws: PositiveInt = 3
-    """Independent support draws for each size."""
-    encoders: PositiveInt | None = None
-    """Encoders of each held-out modality that are integrated, the first ones of its list; None: all."""
-    finetune: FinetuneConfig = FinetuneConfig()
-    """Fine-tuning of the merged projector."""
-    chunk: PositiveInt = 128
-    """Largest support the hypernetwork reads at once; adapters of several chunks are averaged."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class EvaluateConfig:
-    """Stage `evaluate`: methods, test rows and intervals."""
-
-    methods: tuple[MethodName, ...]
-    """Methods that are scored."""
-    test_samples: PositiveInt = 200
-    """Test rows a modality (the first ones of a seeded shuffle of its test split)."""
-    scratch: FinetuneConfig = FinetuneConfig(steps=300)
-    """Budget of the projector from scratch."""
-    finetuned_projector: FinetuneConfig = FinetuneConfig(steps=300)
-    """Budget of the pre-trained projector that is fine-tuned."""
-    ridge_penalties: tuple[PositiveFloat, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
-    """Penalties tried by leave-one-out inside the support."""
-    knn: PositiveInt = 3
-    """Neighbours of the caption-copy baseline."""
-    bootstrap: PositiveInt = 2000
-    """Bootstrap resamples of every interval."""
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-    """Level of every interval."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class RuntimeConfig:
-    """Ray and the training engine."""
-
-    engine: Literal["deepspeed", "local"] = "deepspeed"
-    """`local`: plain torch in this process, no Ray."""
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed ZeRO stage: 0 spreads nothing, the fastest while what is trained is small; 1 spreads the optimiser's
-    state over the workers, 2 the gradients too, 3 the frozen LLM as well. One process has nothing to spread:
-    `engine=local` is the same for 0, 1 and 2, and refuses 3."""
-    offload_optimizer: bool = False
-    """Keep the optimiser's state in host memory and update there (`engine=deepspeed`, `zero_stage` 1 to 3)."""
-    workers: PositiveInt = 2
-    """Training workers; fewer are started where the cluster has fewer CPUs (GPUs)."""
-    cpus_per_worker: PositiveFloat = 0.9
-    """CPUs reserved by a worker."""
-    gpus_per_worker: NonNegativeFloat = 0.0
-    """GPUs reserved by a worker."""
-    threads_per_worker: PositiveInt = 1
-    """BLAS and torch threads in every worker or actor process."""
-    address: str | None = None
-    """Ray cluster to join; None: a private local one (inside a Ray job: the job's cluster)."""
-    max_failures: NonNegativeInt = 3
-    """Restarts of a training worker group before the run fails."""
-
-    @model_validator(mode="after")
-    def _engine_serves_it(self) -> RuntimeConfig:
-        if self.engine == "local" and (self.zero_stage == 3 or self.offload_optimizer):
-            asked = "offload_optimizer=True" if self.offload_optimizer else "zero_stage=3"
-            raise ValueError(f"engine='local' serves no {asked}: set engine='deepspeed', or leave {asked} out")
-        if self.offload_optimizer and self.zero_stage == 0:
-            raise ValueError(
-                "offload_optimizer=True needs zero_stage 1, 2 or 3, got 0: raise zero_stage or switch it off"
-            )
-        return self
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class TrackingConfig:
-    """MLflow."""
-
-    enabled: bool = True
-    """False: nothing is logged."""
-    uri: str | None = None
-    """Tracking server or store; None: SQLite in `<runs_dir>/mlflow.db`."""
-    experiment: str = "semi"
-    """MLflow experiment."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
 class MiniatureConfig:
     """Size of the generated miniature suite."""
 
@@ -344,6 +241,9 @@ class ExperimentConfig:
     """Set where the embedded miniature suite is the data; None for users' own data."""
     datasets: tuple[DatasetConfig, ...]
     """Modalities."""
+    validation: tuple[Name, ...] = ()
+    """High-resource modalities (role `train`) that no training stage reads: settings are chosen by what is reached on
+    them, so that the held-out modalities stay unseen."""
     text_encoder: EncoderConfig
     """Frozen text encoder g."""
     llm: LLMConfig
@@ -381,6 +281,25 @@ class ExperimentConfig:
             if len(set(names)) < len(names):
                 raise ValueError(f"{what} must have different names, got {', '.join(names)}")
         return self
+
+    @model_validator(mode="after")
+    def _validation_is_high_resource(self) -> ExperimentConfig:
+        high = [dataset.name for dataset in self.datasets if dataset.role == "train"]
+        if unknown := [name for name in self.validation if name not in high]:
+            raise ValueError(
+                f"validation must name datasets of role 'train' ({', '.join(high)}), got {', '.join(unknown)}"
+            )
+        if high and set(high) == set(self.validation):
+            raise ValueError("validation names every dataset of role 'train': leave one for training")
+        return self
+
+    def datasets_of(self, role: Role) -> tuple[DatasetConfig, ...]:
+        """The datasets that play a role; one that `validation` names plays that role alone."""
+        return tuple(
+            dataset
+            for dataset in self.datasets
+            if role == ("validation" if dataset.name in self.validation else dataset.role)
+        )
 
     @model_validator(mode="after")
     def _partitioned_llm_is_not_compiled(self) -> ExperimentConfig:

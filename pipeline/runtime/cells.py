@@ -69,8 +69,7 @@ def cells(config: ExperimentConfig, root: Path, run_dir: Path, stage_fingerprint
             shots=shots,
             draw=draw,
         )
-        for dataset in config.datasets
-        if dataset.role == "held_out"
+        for dataset in config.datasets_of(config.evaluate.on)
         for encoder in dataset.encoders[: config.integrate.encoders]
         for shots in config.integrate.shots
         for draw in range(config.integrate.draws)
@@ -79,7 +78,7 @@ def cells(config: ExperimentConfig, root: Path, run_dir: Path, stage_fingerprint
 
 def check_shots(config: ExperimentConfig, root: Path, run_dir: Path) -> None:
     """Raise before anything starts where a modality has fewer pairs than shots, or no test rows."""
-    for rows in open_splits(config, root, run_dir, role="held_out", splits=("train",)):
+    for rows in open_splits(config, root, run_dir, role=config.evaluate.on, splits=("train",)):
         draw_support(_positions(rows), max(config.integrate.shots), config.seed, 0, dataset=rows.modality)
 
 
@@ -177,7 +176,7 @@ def _models(config: ExperimentConfig, root: Path, run_dir: Path, _identity: str)
     )
     splits = {
         (rows.split, rows.modality, rows.encoder): rows
-        for rows in open_splits(config, root, run_dir, role="held_out", splits=("train", "test"))
+        for rows in open_splits(config, root, run_dir, role=config.evaluate.on, splits=("train", "test"))
     }
     return _Models(llm=llm, methods=methods, splits=splits)
 

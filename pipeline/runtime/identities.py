@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.config.artifacts import embeddings_dir
 from pipeline.config.fingerprint import fingerprint
-from pipeline.config.schema import ExperimentConfig
+from pipeline.config.schema import ExperimentConfig, Role
 from pipeline.shards import load_manifest
 from pipeline.training.identity import training_fingerprint
 
@@ -34,7 +34,7 @@ class Identities:
 
 def identities(config: ExperimentConfig, run_dir: Path) -> Identities:
     """Fingerprints of all stages."""
-    paired, held_out = _content(config, run_dir, ("train", "text")), _content(config, run_dir, ("held_out",))
+    paired, held_out = _content(config, run_dir, "train", "text"), _content(config, run_dir, config.evaluate.on)
     pretrain = training_fingerprint("pretrain_projector", config, paired)
     meta = training_fingerprint("meta_train", config, pretrain)
     integrate = fingerprint(("integrate", meta, held_out, config.integrate, config.seed))
@@ -46,12 +46,12 @@ def identities(config: ExperimentConfig, run_dir: Path) -> Identities:
     )
 
 
-def _content(config: ExperimentConfig, run_dir: Path, roles: tuple[str, ...]) -> str:
+def _content(config: ExperimentConfig, run_dir: Path, *roles: Role) -> str:
     return fingerprint(
         [
             (dataset.name, encoder.name, load_manifest(embeddings_dir(run_dir, dataset, encoder)).content_key)
-            for dataset in config.datasets
-            if dataset.role in roles
+            for role in roles
+            for dataset in config.datasets_of(role)
             for encoder in dataset.encoders
         ]
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.artifacts import embeddings_dir
-from pipeline.config.schema import ExperimentConfig
+from pipeline.config.schema import ExperimentConfig, Role
 from pipeline.encoders.registry import load_encoder
 from pipeline.shards import EmbeddingDataset
 from pipeline.signal import Signal
@@ -102,7 +102,7 @@ def instruction_embeddings(config: ExperimentConfig, root: Path) -> dict[str, Te
 
 
 def open_splits(
-    config: ExperimentConfig, root: Path, run_dir: Path, *, role: str, splits: Sequence[str], stage: str | None = None
+    config: ExperimentConfig, root: Path, run_dir: Path, *, role: Role, splits: Sequence[str], stage: str | None = None
 ) -> list[SplitRows]:
     """The given splits of every (modality, encoder) of a role, in the order of the configuration.
 
@@ -110,8 +110,8 @@ def open_splits(
     """
     instructions = instruction_embeddings(config, root)
     opened = []
-    for dataset_config in config.datasets:
-        if dataset_config.role != role or (stage is not None and stage not in dataset_config.stages):
+    for dataset_config in config.datasets_of(role):
+        if stage is not None and stage not in dataset_config.stages:
             continue
         for encoder in dataset_config.encoders:
             dataset = EmbeddingDataset(embeddings_dir(run_dir, dataset_config, encoder))
