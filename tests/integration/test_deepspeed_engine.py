@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 
 from pipeline.config.schema import LLMConfig, OptimConfig
 from pipeline.models.frozen_llm import FrozenLLM
+from pipeline.models.hypernet.generator import Generator
 from pipeline.models.projector import Projector
 from pipeline.training.engine import Engine, LocalEngine
 from tests.precision import check_precision
@@ -24,7 +27,8 @@ FIRST, LAST = 4, 8
 
 def _network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 3))
+    # Eight rows a step: the first generator's factors are smaller than its gradient, the second's are not.
+    return nn.Sequential(nn.Linear(5, 48), nn.GELU(), Generator(48, 64), nn.GELU(), Generator(64, 3))
 
 
 def _advance(engine: Engine, steps: range, rank: int = 0, world: int = 1, parts: int = 1) -> list[float]:
@@ -79,6 +83,7 @@ class Setting:
         (Setting(2, 2, 2), Setting(1, 2, 1, offload=True)),
         (Setting(2, 2, 2, offload=True), Setting(3, 2, 4)),
         (Setting(3, 2, 1), Setting(0, 2, 2)),
+        (Setting(0, 4, 1), Setting(0, 1, 4)),
         (Setting(1, 1, 2, offload=True), Setting(3, 2, 2, offload=True)),
     ],
     ids=str,
@@ -106,6 +111,36 @@ def _without_norms(path: Path) -> Path:
     target = path.with_name(f"start-{path.name}")
     save_file(state, target)
     return target
+
+
+def _recorded(collective: Callable[..., Any], sent: list[int]) -> Callable[..., Any]:
+    def call(*args: Any, **options: Any) -> Any:
+        sent.append(args[-1].numel())
+        return collective(*args, **options)
+
+    return call
+
+
+def _traffic(rank: int, port: int, world: int, out: str) -> None:
+    from pipeline.runtime.deepspeed_engine import DeepSpeedEngine
+
+    with gloo_process(rank, world, port):
+        engine = DeepSpeedEngine(_network(), OPTIM, zero_stage=0)
+        sent: list[int] = []
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("all_reduce", "all_gather"):
+                patch.setattr(torch.distributed, name, _recorded(getattr(torch.distributed, name), sent))
+            _advance(engine, range(1), rank, world)
+        if rank == 0:
+            save_file({"sent": torch.tensor(sent)}, out)
+
+
+@pytest.mark.slow
+def test_workers_send_a_generators_factors_and_never_its_gradient(tmp_path: Path) -> None:
+    out = tmp_path / "sent.safetensors"
+    run_processes(_traffic, 2, 2, str(out))
+    linear, narrow, factors = 5 * 48 + 48, [64 * 3, 3], 4 * (48 + 64)
+    assert sorted(load_file(out)["sent"].tolist()) == sorted([linear, *narrow, factors])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.config.schema import HypernetConfig
 from pipeline.episodes.batch import SupportBatch
-from pipeline.models.hypernet.base import Hypernet, check_width, hide_text, xavier_linear
+from pipeline.models.hypernet.base import Hypernet, check_width, hide_text, xavier_generator
 from pipeline.models.lora import LinearAdapter
 from pipeline.models.projector import Projector
 
@@ -106,7 +106,7 @@ class AttentionHypernet(Hypernet):
             else SelfAttention(width, config.heads)
         )
         self.generators = nn.ModuleList(
-            xavier_linear(width, rank * (i + o) + (o if config.generate_bias else 0)) for i, o in self.adapted_shapes
+            xavier_generator(width, rank * (i + o) + (o if config.generate_bias else 0)) for i, o in self.adapted_shapes
         )
 
     def forward(self, support: SupportBatch, projector: Projector) -> list[LinearAdapter | None]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.config.schema import HypernetConfig
 from pipeline.episodes.batch import SupportBatch
+from pipeline.models.hypernet.generator import Generator
 from pipeline.models.lora import LinearAdapter
 from pipeline.models.projector import Projector
 
@@ -42,9 +43,9 @@ def check_width(name: str, got: int, allowed: int) -> None:
         )
 
 
-def xavier_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer with Xavier-uniform weights and a zero bias."""
-    layer = nn.Linear(inputs, outputs)
+def xavier_generator(inputs: int, outputs: int) -> Generator:
+    """A generator with Xavier-uniform weights and a zero bias."""
+    layer = Generator(inputs, outputs)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
