@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jobs._cli import console, job_parser, run_job, stage_progress
 from jobs._run import CONFIG_FILE, Run, open_run, run_stage
 from pipeline.config.fingerprint import fingerprint
+from pipeline.config.schema import EvaluateConfig
 from pipeline.evaluation.markdown import headline
 from pipeline.evaluation.plots import Curve
 from pipeline.evaluation.report import PLOTS, REPORT_JSON, REPORT_MARKDOWN, RunFacts, write_report
@@ -38,31 +40,39 @@ def run(run: Run) -> None:
         _log(run, tracked, summary, results)
         return {"results": len(results)}
 
-    run_stage(run, "evaluate", identity, work)
-    console.print(results_table(summarise(load_results(run.directory), settings=_intervals(run))))
-    console.print(f"report: {run.directory / REPORT_MARKDOWN}", soft_wrap=True)
+    folder = run.config.evaluate.folder
+    run_stage(run, folder, identity, work)
+    console.print(results_table(summarise(load_results(_report_dir(run)), settings=_intervals(run))))
+    console.print(f"report: {_report_dir(run) / REPORT_MARKDOWN}", soft_wrap=True)
+
+
+def _report_dir(run: Run) -> Path:
+    """The run's own folder for its own protocol; another one's report stays beside its scores."""
+    folder = run.config.evaluate.folder
+    return run.directory if folder == EvaluateConfig.folder else run.directory / folder
 
 
 def _score(run: Run, identity: str) -> list[Result]:
     # Not above: torch and transformers take seconds, and a finished stage needs neither.
-    from pipeline.runtime.cells import Cell, cells, evaluate_cell
+    from pipeline.runtime.scoring import MethodCell, longest_first, method_cells, score_cell
 
-    todo = cells(run.config, run.root, run.directory, identity)
+    todo = method_cells(run.config, run.root, run.directory, identity)
     collected: dict[str, list[Result]] = {}
     with stage_progress("evaluate", total=len(todo), unit="cells") as advance:
 
-        def on_done(cell: Cell, results: list[Result]) -> None:
+        def on_done(cell: MethodCell, results: list[Result]) -> None:
             collected[cell.name] = results
             advance(note=cell.name)
 
-        fan_out(evaluate_cell, todo, runtime=run.config.runtime, root=run.root, on_done=on_done, verbose=run.verbose)
+        first = longest_first(todo)
+        fan_out(score_cell, first, runtime=run.config.runtime, root=run.root, on_done=on_done, verbose=run.verbose)
     # In the configuration's order, whichever cell ended first.
     return [result for cell in todo for result in collected[cell.name]]
 
 
 def _report(run: Run, results: Sequence[Result], *, seconds: float) -> Summary:
     return write_report(
-        run.directory,
+        _report_dir(run),
         results,
         RunFacts(
             name=run.config.name,
@@ -106,8 +116,8 @@ def _log(run: Run, tracked: Tracker, summary: Summary, results: Sequence[Result]
     for target in (tracked, run.tracker):
         target.log_metrics(scores)
         for name in (REPORT_JSON, REPORT_MARKDOWN):
-            target.log_artifact(run.directory / name)
-        target.log_artifact(run.directory / PLOTS)
+            target.log_artifact(_report_dir(run) / name)
+        target.log_artifact(_report_dir(run) / PLOTS)
     run.tracker.log_artifact(run.directory / CONFIG_FILE)
     run.tracker.log_table("captions.json", caption_table(results, _SHOWN_CAPTIONS))
     run.tracker.describe(headline(summary))

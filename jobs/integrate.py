@@ -22,17 +22,16 @@ def run(run: Run) -> None:
 
     def work(tracked: Tracker) -> dict[str, Any]:
         # Not above: torch and transformers take seconds, and a finished stage needs neither.
-        from pipeline.runtime.cells import Cell, cells, check_shots, integrate_cell
+        from pipeline.runtime.integration import AdapterCell, adapter_cells, make_adapter
 
-        check_shots(run.config, run.root, run.directory)
-        todo = cells(run.config, run.root, run.directory, identity)
+        todo = adapter_cells(run.config, run.root, run.directory, identity)
         with stage_progress("integrate", total=len(todo), unit="adapters") as advance:
 
-            def on_done(cell: Cell, _: Path) -> None:
+            def on_done(cell: AdapterCell, _: Path) -> None:
                 advance(note=cell.name)
 
             fan_out(
-                integrate_cell,
+                make_adapter,
                 todo,
                 runtime=run.config.runtime,
                 root=run.root,

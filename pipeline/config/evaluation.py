@@ -5,12 +5,13 @@ In: plain values.  Out: `IntegrateConfig` and `EvaluateConfig`, checked when the
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from pipeline.config.types import STRICT, NonNegativeFloat, NonNegativeInt
+from pipeline.config.types import STRICT, Name, NonNegativeFloat, NonNegativeInt, Shots
 
 MethodName = Literal[
     "semi",
@@ -42,8 +43,8 @@ class FinetuneConfig:
 class IntegrateConfig:
     """Stage `integrate`: support set to merged projector, METHOD section 2.3."""
 
-    shots: tuple[PositiveInt, ...] = (32,)
-    """Support sizes."""
+    shots: Annotated[tuple[Shots, ...], Field(min_length=1)] = (32,)
+    """Support sizes; `full`: all pairs of the training split."""
     draws: PositiveInt = 3
     """Independent support draws for each size."""
     encoders: PositiveInt | None = None
@@ -55,11 +56,47 @@ class IntegrateConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class DesignConfig:
+    """Which fits the protocol makes of methods x modalities x encoders x support sizes x draws x seeds.
+
+    All of them where nothing is said. What is left out here is left out for every method alike, or named by method.
+    """
+
+    seeds: PositiveInt = 1
+    """Seeds of the fits of a draw, for methods whose result depends on one; the others are fitted once a draw."""
+    crossed_at: tuple[Shots, ...] | None = None
+    """Support sizes at which every draw is fitted with every seed (`full` always is); at others draw d is fitted once,
+    with seed d modulo `seeds`. None: all sizes."""
+    further_encoders_at: tuple[Shots, ...] | None = None
+    """Support sizes at which a modality's encoders beyond the first are scored too; None: all sizes."""
+    methods_at: dict[MethodName, tuple[Shots, ...]] = field(default_factory=dict, hash=False)
+    """Support sizes of methods that are not scored at all sizes, such as the controls."""
+
+    def replicates(self, shots: Shots, *, draws: int, stochastic: bool) -> list[tuple[int, int]]:
+        """The (draw, seed) pairs that are fitted at a support size."""
+        draws = 1 if shots == "full" else draws  # all pairs are one draw
+        seeds = self.seeds if stochastic else 1
+        if shots == "full" or self.crossed_at is None or shots in self.crossed_at:
+            return [(draw, seed) for draw in range(draws) for seed in range(seeds)]
+        return [(draw, draw % seeds) for draw in range(draws)]
+
+    def includes(self, method: MethodName, shots: Shots, encoder: int) -> bool:
+        """Whether a method is scored at a support size through the encoder of this place in the modality's list."""
+        if shots not in self.methods_at.get(method, (shots,)):
+            return False
+        return encoder == 0 or self.further_encoders_at is None or shots in self.further_encoders_at
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluateConfig:
     """Stage `evaluate`: methods, test rows and intervals."""
 
     methods: tuple[MethodName, ...]
     """Methods that are scored."""
+    folder: Name = "evaluate"
+    """Folder of the scores below the run's; another one keeps two protocols of one run apart."""
+    design: DesignConfig = DesignConfig()
+    """Which fits are made."""
     on: Literal["held_out", "validation"] = "held_out"
     """Whose few-shot captions are scored: `validation`, to choose settings by, before the held-out ones are looked at.
     """

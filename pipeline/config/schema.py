@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.config.encoder import EncoderConfig as EncoderConfig
 from pipeline.config.encoder import TokensConfig as TokensConfig
+from pipeline.config.evaluation import DesignConfig as DesignConfig
 from pipeline.config.evaluation import EvaluateConfig as EvaluateConfig
 from pipeline.config.evaluation import FinetuneConfig as FinetuneConfig
 from pipeline.config.evaluation import IntegrateConfig as IntegrateConfig
@@ -29,6 +30,7 @@ from pipeline.config.types import Fraction as Fraction
 from pipeline.config.types import Name as Name
 from pipeline.config.types import NonNegativeFloat as NonNegativeFloat
 from pipeline.config.types import NonNegativeInt as NonNegativeInt
+from pipeline.config.types import Shots as Shots
 from pipeline.config.types import SignalKind as SignalKind
 
 Role = Literal["train", "validation", "held_out", "text"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.evaluation.protocol import Estimate
-from pipeline.evaluation.results import Result
+from pipeline.evaluation.results import Result, shots_label, shots_order
 from pipeline.evaluation.summary import LABELS, Cell, Summary
 
 SAMPLES_SHOWN = 3
@@ -65,7 +65,7 @@ def headline(summary: Summary) -> str:
         if cell is None:
             continue
         unit = "attribute accuracy" if cell.attribute_accuracy else "CIDEr-D"
-        text = f"**{label(summary.focus)} at {shots} shots: {unit} {_main(cell)} on {', '.join(cell.datasets)}**"
+        text = f"**{label(summary.focus)} at {shots_label(shots)} shots: {unit} {_main(cell)} on {', '.join(cell.datasets)}**"
         pairs = {pair.baseline: pair for pair in summary.comparisons if pair.shots == shots}
         for baseline in ("scratch", f"{summary.focus}_shuffled_text"):
             if pair := pairs.get(baseline):
@@ -115,7 +115,7 @@ def _means(summary: Summary) -> str:
     rows = [
         (
             label(method),
-            str(shots),
+            shots_label(shots),
             interval(cell.attribute_accuracy, 3),
             interval(cell.cider_d, 1),
             f"{cell.bleu_4:.1f}",
@@ -129,10 +129,10 @@ def _means(summary: Summary) -> str:
     return table(header, rows)
 
 
-def ranked(summary: Summary) -> list[tuple[int, str, Cell]]:
+def ranked(summary: Summary) -> list[tuple[int | None, str, Cell]]:
     """(shots, method, mean cell): by support size, the best first."""
     means = [(shots, method, cell) for (method, shots), cell in summary.means.items()]
-    return sorted(means, key=lambda item: (item[0], -_rank(item[2])))
+    return sorted(means, key=lambda item: (shots_order(item[0]), -_rank(item[2])))
 
 
 def _rank(cell: Cell) -> float:
@@ -146,12 +146,12 @@ def _comparisons(summary: Summary) -> str:
     rows = [
         (
             label(pair.baseline),
-            str(pair.shots),
+            shots_label(pair.shots),
             signed(pair.attribute_accuracy, 3),
             signed(pair.cider_d, 1),
             str(len(pair.datasets)),
         )
-        for pair in sorted(summary.comparisons, key=lambda pair: pair.shots)
+        for pair in sorted(summary.comparisons, key=lambda pair: shots_order(pair.shots))
     ]
     return table(header, rows)
 
@@ -161,7 +161,7 @@ def _modalities(summary: Summary) -> str:
     rows = []
     for shots, method, _ in ranked(summary):
         cells = [summary.cells.get((dataset, method, shots)) for dataset in summary.datasets]
-        rows.append((label(method), str(shots), *(_main(cell) if cell else "-" for cell in cells)))
+        rows.append((label(method), shots_label(shots), *(_main(cell) if cell else "-" for cell in cells)))
     return table(header, rows)
 
 
@@ -169,7 +169,7 @@ def _captions(summary: Summary, results: Sequence[Result]) -> str:
     shots = summary.shots[0]
     first: dict[tuple[str, str], Result] = {}
     for result in results:
-        if result.shots == shots and result.draw == 0:
+        if result.shots == shots and result.draw == 0 and result.seed == 0:
             first.setdefault((result.dataset, result.method), result)
     methods = [method for method in (summary.focus, "scratch") if method in summary.methods] or summary.methods[:1]
     rows = []
@@ -180,4 +180,4 @@ def _captions(summary: Summary, results: Sequence[Result]) -> str:
                 (dataset, shown[0].references[index], *(samples.captions[index] for samples in shown))
                 for index in range(min(SAMPLES_SHOWN, len(shown[0].ids)))
             ]
-    return table(("modality", "reference", *(f"{label(method)}, {shots} shots" for method in methods)), rows)
+    return table(("modality", "reference", *(f"{label(method)}, {shots_label(shots)} shots" for method in methods)), rows)

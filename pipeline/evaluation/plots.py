@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluation.protocol import Estimate, Scores
+from pipeline.evaluation.results import shots_label
 from pipeline.evaluation.summary import LABELS, Cell, Summary
 
 _BLUE, _SKY, _GREY = "#0072B2", "#56B4E9", "#666666"
@@ -51,7 +52,7 @@ class Curve:
     values: Sequence[float]
 
 
-def plot_accuracy(summary: Summary, shots: int, path: Path) -> None:
+def plot_accuracy(summary: Summary, shots: int | None, path: Path) -> None:
     """One panel a modality and one for their mean; methods from best to worst by that mean, with whiskers.
 
     Where no dataset has attributes, CIDEr-D takes the place of attribute accuracy.
@@ -60,7 +61,7 @@ def plot_accuracy(summary: Summary, shots: int, path: Path) -> None:
     exact = all(cell.attribute_accuracy is not None for cell in means.values())
     shown = {method: estimate for method, cell in means.items() if (estimate := _estimate(cell, exact))}
     if not shown:
-        raise ValueError(f"there are no results at {shots} shots; there are at {summary.shots}")
+        raise ValueError(f"there are no results at {shots_label(shots)} shots; there are at {[shots_label(size) for size in summary.shots]}")
     methods = sorted(shown, key=lambda method: shown[method].mean)
     panels = [(f"mean of {len(summary.datasets)} modalities", shown)] if len(summary.datasets) > 1 else []
     for dataset in summary.datasets:
@@ -83,7 +84,7 @@ def plot_accuracy(summary: Summary, shots: int, path: Path) -> None:
             axis.set_visible(False)
         level = f"{summary.confidence:.0%} bootstrap intervals over draws and test samples"
         name = "exact attribute accuracy" if exact else "CIDEr-D"
-        figure.suptitle(f"Held-out modalities at {shots} shots: {name}", x=0.01, ha="left", fontsize=13, weight="bold")
+        figure.suptitle(f"Held-out modalities at {shots_label(shots)} shots: {name}", x=0.01, ha="left", fontsize=13, weight="bold")
         figure.supxlabel(level, fontsize=9, color=_GREY)
         figure.savefig(path)
 

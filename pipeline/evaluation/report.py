@@ -16,7 +16,7 @@ from pipeline.evaluation.markdown import render_markdown
 from pipeline.evaluation.plots import Curve, plot_accuracy, plot_curves
 from pipeline.evaluation.protocol import Estimate
 from pipeline.evaluation.provenance import Commit
-from pipeline.evaluation.results import Result, save_results
+from pipeline.evaluation.results import Result, save_results, shots_label
 from pipeline.evaluation.summary import DEFAULT_INTERVALS, Cell, IntervalSettings, Summary, summarise
 
 REPORT_FORMAT = 1
@@ -74,15 +74,15 @@ def report_json(summary: Summary, facts: RunFacts) -> dict[str, Any]:
     held_out: dict[str, Any] = {}
     for (dataset, method, shots), cell in summary.cells.items():
         sizes = held_out.setdefault(dataset, {}).setdefault(method, {"shots": {}})["shots"]
-        sizes[str(shots)] = _cell(cell) | {"encoders": cell.encoders, "per_attribute": cell.per_attribute}
+        sizes[shots_label(shots)] = _cell(cell) | {"encoders": cell.encoders, "per_attribute": cell.per_attribute}
     mean: dict[str, Any] = {}
     for (method, shots), cell in summary.means.items():
         sizes = mean.setdefault(method, {"shots": {}})["shots"]
-        sizes[str(shots)] = _cell(cell) | {"modalities": list(cell.datasets)}
+        sizes[shots_label(shots)] = _cell(cell) | {"modalities": list(cell.datasets)}
     comparisons: dict[str, Any] = {}
     for pair in summary.comparisons:
         sizes = comparisons.setdefault(pair.method, {}).setdefault(pair.baseline, {"shots": {}})["shots"]
-        sizes[str(pair.shots)] = {
+        sizes[shots_label(pair.shots)] = {
             **_estimate("attribute_accuracy", pair.attribute_accuracy),
             **_estimate("cider_d", pair.cider_d),
             "modalities": list(pair.datasets),
@@ -128,9 +128,9 @@ def _write_plots(directory: Path, summary: Summary, curves: Mapping[str, Sequenc
     """Caption -> path relative to the report, in the order of the report."""
     images: dict[str, str] = {}
     for shots in summary.shots:
-        name = f"{PLOTS}/accuracy_{shots}_shots.png"
+        name = f"{PLOTS}/accuracy_{shots_label(shots)}_shots.png"
         plot_accuracy(summary, shots, directory / name)
-        images[f"Accuracy by method and modality at {shots} shots"] = name
+        images[f"Accuracy by method and modality at {shots_label(shots)} shots"] = name
     for title, group in curves.items():
         name = f"{PLOTS}/{'_'.join(title.lower().replace('-', ' ').split())}.png"
         plot_curves(group, title, directory / name)

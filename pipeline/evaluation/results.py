@@ -6,6 +6,7 @@ Out: `Result` rows; on disk `results.parquet` (one row a result) and `samples.pa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -23,11 +24,12 @@ from pipeline.evaluation.metrics import caption_metrics
 RESULTS_FILE = "results.parquet"
 SAMPLES_FILE = "samples.parquet"
 
-_KEY = ("dataset", "encoder", "method", "shots", "draw")
+_KEY = ("dataset", "encoder", "method", "shots", "draw", "seed")
 _RESULTS_SCHEMA = pa.schema(
     [
         *[(name, pa.string()) for name in _KEY[:3]],
         *[(name, pa.int64()) for name in _KEY[3:]],
+        ("pairs", pa.int64()),
         ("attribute_accuracy", pa.float64()),
         ("cider_d", pa.float64()),
         ("bleu_4", pa.float64()),
@@ -35,6 +37,7 @@ _RESULTS_SCHEMA = pa.schema(
         ("trained_parameters", pa.int64()),
         ("deployed_parameters", pa.int64()),
         ("seconds", pa.float64()),
+        ("peak_bytes", pa.int64()),
         ("per_attribute", pa.map_(pa.string(), pa.float64())),
     ]
 )
@@ -50,6 +53,16 @@ _SAMPLES_SCHEMA = pa.schema(
         ("cider_d", pa.float64()),
     ]
 )
+
+
+def shots_label(shots: int | None) -> str:
+    """How a support size is called."""
+    return "full" if shots is None else str(shots)
+
+
+def shots_order(shots: int | None) -> float:
+    """Sorts support sizes; all pairs come last."""
+    return math.inf if shots is None else shots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,8 +86,14 @@ class Result:
     dataset: str
     encoder: str
     method: str
-    shots: int
+    shots: int | None
+    """Support size; None: all pairs of the training split."""
     draw: int
+    """Number of the support draw."""
+    seed: int
+    """Number of the fit's seed."""
+    pairs: int
+    """Pairs that were read."""
     attribute_accuracy: float | None
     """0..1; None where the dataset has no attributes."""
     cider_d: float
@@ -87,6 +106,8 @@ class Result:
     """Parameters that must be kept for this modality beside the frozen models."""
     seconds: float
     """Wall-clock from the support set to a method ready to caption."""
+    peak_bytes: int
+    """Memory that the fit added to its process at most; 0 where it reused what the process had."""
     per_attribute: dict[str, float]
     samples: SampleScores
 
@@ -96,8 +117,10 @@ def score_captions(
     dataset: str,
     encoder: str,
     method: str,
-    shots: int,
+    shots: int | None,
     draw: int,
+    seed: int,
+    pairs: int,
     ids: Sequence[str],
     captions: Sequence[str],
     references: Sequence[Sequence[str]],
@@ -106,6 +129,7 @@ def score_captions(
     trained_parameters: int,
     deployed_parameters: int,
     seconds: float,
+    peak_bytes: int,
 ) -> Result:
     """Score one method's captions; an empty `vocabulary` means a dataset without attributes."""
     if len(ids) != len(captions):
@@ -118,6 +142,8 @@ def score_captions(
         method=method,
         shots=shots,
         draw=draw,
+        seed=seed,
+        pairs=pairs,
         attribute_accuracy=attributes.mean if attributes else None,
         cider_d=scores.cider_d,
         bleu_4=scores.bleu_4,
@@ -125,6 +151,7 @@ def score_captions(
         trained_parameters=trained_parameters,
         deployed_parameters=deployed_parameters,
         seconds=seconds,
+        peak_bytes=peak_bytes,
         per_attribute=attributes.per_attribute if attributes else {},
         samples=SampleScores(
             ids=tuple(ids),
@@ -175,7 +202,7 @@ def caption_table(results: Iterable[Result], samples: int) -> dict[str, list[Any
     rows = [
         row | {"position": position}
         for result in results
-        if result.draw == 0
+        if result.draw == 0 and result.seed == 0
         for position, row in enumerate(_sample_rows(0, result).slice(0, samples).to_pylist())
     ]
     order = {key: place for place, key in enumerate(dict.fromkeys(_group(row) for row in rows))}
@@ -190,7 +217,7 @@ def caption_table(results: Iterable[Result], samples: int) -> dict[str, list[Any
     }
 
 
-def _group(row: Mapping[str, Any]) -> tuple[str, str, int]:
+def _group(row: Mapping[str, Any]) -> tuple[str, str, int | None]:
     return row["dataset"], row["encoder"], row["shots"]
 
 

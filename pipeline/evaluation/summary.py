@@ -2,20 +2,20 @@
 
 In: `Result` rows.  Out: a `Summary`, which the report, the plots and the terminal table show.
 
-Encoders of one dataset share test rows and support draws, so they are averaged sample by sample before
-the bootstrap: more encoders make a modality's figure broader, not surer.
+Encoders of one dataset share test rows and support draws, and seeds of one draw its support, so both are averaged
+sample by sample before the bootstrap: more of them make a modality's figure broader, not surer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from pipeline.evaluation.protocol import Estimate, Scores, bootstrap_interval, paired_difference
-from pipeline.evaluation.results import Result
+from pipeline.evaluation.results import Result, shots_label, shots_order
 
 Metric = Literal["attribute_accuracy", "cider_d"]
 
@@ -64,7 +64,7 @@ class Comparison:
 
     method: str
     baseline: str
-    shots: int
+    shots: int | None
     datasets: tuple[str, ...]
     attribute_accuracy: Estimate | None
     cider_d: Estimate
@@ -74,9 +74,9 @@ class Comparison:
 class Summary:
     """Everything that is reported of a set of results; dictionaries keep the results' order."""
 
-    cells: dict[tuple[str, str, int], Cell]
+    cells: dict[tuple[str, str, int | None], Cell]
     """By (dataset, method, shots)."""
-    means: dict[tuple[str, int], Cell]
+    means: dict[tuple[str, int | None], Cell]
     """By (method, shots): the mean over datasets."""
     comparisons: list[Comparison]
     focus: str
@@ -95,9 +95,9 @@ class Summary:
         return list(dict.fromkeys(method for method, _ in self.means))
 
     @property
-    def shots(self) -> list[int]:
-        """Support sizes, smallest first."""
-        return sorted({shots for _, shots in self.means})
+    def shots(self) -> list[int | None]:
+        """Support sizes, smallest first; None, all pairs, last."""
+        return sorted({shots for _, shots in self.means}, key=shots_order)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +126,10 @@ def summarise(
     """Group `results` by dataset, method and support size; `focus` is compared with every other method."""
     if not results:
         raise ValueError("there are no results to summarise")
-    groups: dict[tuple[str, str, int], list[Result]] = {}
+    groups: dict[tuple[str, str, int | None], list[Result]] = {}
     for result in results:
         groups.setdefault((result.dataset, result.method, result.shots), []).append(result)
-    sizes: dict[tuple[str, int], list[list[Result]]] = {}
+    sizes: dict[tuple[str, int | None], list[list[Result]]] = {}
     for (_, method, shots), group in groups.items():
         sizes.setdefault((method, shots), []).append(group)
     return Summary(
@@ -193,26 +193,33 @@ def _matrices(by_dataset: Iterable[Sequence[Result]], metric: Metric) -> list[Sc
 
 
 def _matrix(group: Sequence[Result], metric: Metric) -> Scores | None:
-    by_encoder: dict[str, dict[int, Result]] = {}
+    by_encoder: dict[str, dict[int, dict[int, Result]]] = {}
     for result in group:
-        of_encoder = by_encoder.setdefault(result.encoder, {})
-        if result.draw in of_encoder:
-            raise ValueError(f"{_name(result)}: two results for draw {result.draw} of encoder {result.encoder}")
+        of_draw = by_encoder.setdefault(result.encoder, {}).setdefault(result.draw, {})
+        if result.seed in of_draw:
+            raise ValueError(
+                f"{_name(result)}: two results for draw {result.draw}, seed {result.seed} of encoder {result.encoder}"
+            )
         if result.samples.ids != group[0].samples.ids:
             raise ValueError(f"{_name(result)}: draws and encoders must be scored on the same test samples")
-        of_encoder[result.draw] = result
+        of_draw[result.seed] = result
     draws = sorted(by_encoder[group[0].encoder])
     if any(sorted(results) != draws for results in by_encoder.values()):
         raise ValueError(f"{_name(group[0])}: every encoder needs the same draws {draws}")
-    rows = [[getattr(results[draw].samples, metric) for draw in draws] for results in by_encoder.values()]
-    if rows[0][0] is None:
+    if getattr(group[0].samples, metric) is None:
         return None
+    rows = [[_mean_of_seeds(of_encoder[draw], metric) for draw in draws] for of_encoder in by_encoder.values()]
     matrix: Scores = np.mean(np.asarray(rows, dtype=np.float64), axis=0)
     return matrix
 
 
+def _mean_of_seeds(by_seed: Mapping[int, Result], metric: Metric) -> Scores:
+    mean: Scores = np.mean([getattr(result.samples, metric) for result in by_seed.values()], axis=0)
+    return mean
+
+
 def _name(result: Result) -> str:
-    return f"{result.dataset}, {result.method}, {result.shots} shots"
+    return f"{result.dataset}, {result.method}, {shots_label(result.shots)} shots"
 
 
 def _mean_of_means(by_dataset: Iterable[Sequence[Result]], metric: str) -> float:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.evaluation.markdown import interval, label, ranked, signed
+from pipeline.evaluation.results import shots_label
 from pipeline.evaluation.summary import Summary
 
 
@@ -33,12 +34,12 @@ def results_table(summary: Summary) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column(f"{label(summary.focus)} minus it", justify="right", no_wrap=True)
     pairs = {(pair.baseline, pair.shots): pair for pair in summary.comparisons}
-    size = 0
+    size: int | None = 0
     for shots, method, cell in ranked(summary):
         if shots != size:
             size = shots
             table.add_section()
-            table.add_row(f"at {shots} shots", style="dim")
+            table.add_row(f"at {shots_label(shots)} shots", style="dim")
         pair = pairs.get((method, shots))
         difference = (signed(pair.attribute_accuracy, 3) if exact else signed(pair.cider_d, 1)) if pair else ""
         table.add_row(

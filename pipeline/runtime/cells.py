@@ -1,37 +1,31 @@
-"""One cell of the protocol: a held-out (modality, encoder), a number of shots, a draw.
+"""The coordinates of integration and evaluation, and what the tasks of one run share in a process.
 
-In: the configuration and a run with trained stages.  Out: the adapter artifact of `integrate`, or the scored captions
-of every configured method. Cells are independent, so they fan out; a finished one is kept and found again.
+In: the configuration and a run with trained stages.  Out: `Place`s: a (modality, encoder) at a support size; the models
+and the shards of the run, loaded once a process; the support of each draw.
 """
 
 from __future__ import annotations
 
-import shutil
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.adaptation.artifact import AdapterCard, check_fits, load_adapter, save_adapter
-from pipeline.adaptation.captioner import Captioner, ProjectorCaptioner
-from pipeline.adaptation.methods import Method, SemiMethod, build_methods, count_parameters
+from pipeline.adaptation.methods import Method, build_methods
 from pipeline.adaptation.support import SupportSet, read_support
 from pipeline.config.fingerprint import fingerprint
-from pipeline.config.schema import ExperimentConfig, MethodName
-from pipeline.evaluation.attributes import vocabulary_of
-from pipeline.evaluation.protocol import draw_support, test_rows
-from pipeline.evaluation.results import Result, load_results, save_results, score_captions
+from pipeline.config.schema import ExperimentConfig, MethodName, Shots
+from pipeline.evaluation.protocol import Rows, draw_support
 from pipeline.models.frozen_llm import FrozenLLM
-from pipeline.models.projector import Projector
 from pipeline.training.sources import SplitRows, open_splits
 from pipeline.training.stages import load_projector, load_semi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """Coordinates of a piece of work, and what it needs to be computed anywhere."""
+class Place:
+    """A (modality, encoder) at a support size, and what work there needs to be done anywhere."""
 
     config: ExperimentConfig
     """The resolved configuration."""
@@ -40,136 +34,92 @@ class Cell:
     run_dir: Path
     """Folder of the run, shared by all nodes."""
     fingerprint: str
-    """Identity of the stage's result; finished cells of another one are not reused."""
+    """Identity of the stage's result; finished work of another one is not reused."""
     dataset: str
-    """Held-out modality."""
+    """Modality that nobody trained on."""
     encoder: str
     """Its encoder."""
-    shots: int
-    """K."""
-    draw: int
-    """Number of the support draw."""
+    encoder_number: int
+    """Place of the encoder in the modality's list."""
+    shots: Shots
+    """K, or all pairs."""
 
     @property
     def name(self) -> str:
-        """Folder name of the cell's output."""
-        return f"{self.dataset}/{self.encoder}/shots-{self.shots}/draw-{self.draw}"
+        """Path of the outputs below a stage's folder."""
+        return f"{self.dataset}/{self.encoder}/shots-{self.shots}"
 
 
-def cells(config: ExperimentConfig, root: Path, run_dir: Path, stage_fingerprint: str) -> list[Cell]:
-    """All cells of a configuration."""
-    return [
-        Cell(
-            config=config,
-            root=root,
-            run_dir=run_dir,
-            fingerprint=stage_fingerprint,
-            dataset=dataset.name,
-            encoder=encoder.name,
-            shots=shots,
-            draw=draw,
+def places(config: ExperimentConfig, root: Path, run_dir: Path, stage_fingerprint: str) -> list[Place]:
+    """All places of a configuration; a support size above the pairs that a modality has is left out there.
+
+    Raises `ValueError` where that leaves a modality without a size, or where it has no test rows.
+    """
+    sizes = {
+        (rows.split, rows.modality, rows.encoder): len(rows)
+        for rows in open_splits(config, root, run_dir, role=config.evaluate.on, splits=("train", "test"))
+    }
+    found = []
+    for dataset in config.datasets_of(config.evaluate.on):
+        for number, encoder in enumerate(dataset.encoders[: config.integrate.encoders]):
+            shots = _possible(config.integrate.shots, sizes["train", dataset.name, encoder.name], dataset.name)
+            if not sizes["test", dataset.name, encoder.name]:
+                raise ValueError(f"{dataset.name}: the test split has no rows; mark some with split `test`")
+            found += [
+                Place(
+                    config=config,
+                    root=root,
+                    run_dir=run_dir,
+                    fingerprint=stage_fingerprint,
+                    dataset=dataset.name,
+                    encoder=encoder.name,
+                    encoder_number=number,
+                    shots=size,
+                )
+                for size in shots
+            ]
+    if not found:
+        raise ValueError(
+            f"no dataset plays the role {config.evaluate.on!r}: give one that role"
+            + (", or name a high-resource modality in `validation`" if config.evaluate.on == "validation" else "")
         )
-        for dataset in config.datasets_of(config.evaluate.on)
-        for encoder in dataset.encoders[: config.integrate.encoders]
-        for shots in config.integrate.shots
-        for draw in range(config.integrate.draws)
-    ]
+    return found
 
 
-def check_shots(config: ExperimentConfig, root: Path, run_dir: Path) -> None:
-    """Raise before anything starts where a modality has fewer pairs than shots, or no test rows."""
-    for rows in open_splits(config, root, run_dir, role=config.evaluate.on, splits=("train",)):
-        draw_support(_positions(rows), max(config.integrate.shots), config.seed, 0, dataset=rows.modality)
-
-
-def integrate_cell(cell: Cell) -> Path:
-    """Make the adapter of a cell, or find it finished; returns its folder."""
-    directory = cell.run_dir / "integrate" / cell.name
-    identity = fingerprint((cell.fingerprint, cell.name))
-    if _holds(directory, identity):
-        return directory
-    models = _models(cell.config, cell.root, cell.run_dir, cell.fingerprint)
-    rows = models.rows("train", cell)
-    support = _support(cell, rows)
-    method = models.methods.get("semi")
-    if not isinstance(method, SemiMethod):
-        raise ValueError("evaluate.methods must contain 'semi' for the integrate stage")
-    began = time.perf_counter()
-    projector = method.project(support, _method_seed(cell))
-    card = _card(cell, rows, support, projector, identity, seconds=time.perf_counter() - began)
-    save_adapter(directory, projector, card)
-    return directory
-
-
-def _holds(directory: Path, identity: str) -> bool:
-    try:
-        return load_adapter(directory)[1].config_fingerprint == identity
-    except ValueError:  # none there, or one of another format: it is made again
-        return False
-
-
-def evaluate_cell(cell: Cell) -> list[Result]:
-    """Fit and score every configured method on a cell, or read the scores of a finished one."""
-    directory = cell.run_dir / "evaluate" / "cells" / cell.name
-    stamp = directory / f"complete-{cell.fingerprint}"
-    if stamp.exists():
-        return load_results(directory)
-    shutil.rmtree(directory, ignore_errors=True)
-    models = _models(cell.config, cell.root, cell.run_dir, cell.fingerprint)
-    support = _support(cell, models.rows("train", cell))
-    test = models.rows("test", cell)
-    wanted = test_rows(_positions(test), cell.config.evaluate.test_samples, cell.config.seed, dataset=cell.dataset)
-    embeddings, ids, references = test.embeddings(wanted), test.ids(wanted), test.captions(wanted)
-    truths = test.attributes(wanted)
-    # Values of all test rows, whichever of them are scored.
-    vocabulary = vocabulary_of(test.attributes(_positions(test)))
-    results = []
-    captioner: Captioner
-    for name, method in models.methods.items():
-        began = time.perf_counter()
-        if name == "semi":
-            # Made by the stage before: reading it back is not what it cost.
-            captioner, seconds = _integrated(cell, models.llm, support)
-        else:
-            captioner = method.fit(support, _method_seed(cell))
-            seconds = time.perf_counter() - began
-        results.append(
-            score_captions(
-                dataset=cell.dataset,
-                encoder=cell.encoder,
-                method=name,
-                shots=cell.shots,
-                draw=cell.draw,
-                ids=ids,
-                captions=captioner.caption(embeddings),
-                references=references,
-                truths=truths,
-                vocabulary=vocabulary,
-                trained_parameters=captioner.trained_parameters,
-                deployed_parameters=captioner.deployed_parameters,
-                seconds=seconds,
-            )
+def _possible(wanted: Sequence[Shots], pairs: int, dataset: str) -> list[Shots]:
+    possible = [shots for shots in wanted if shots == "full" or shots <= pairs]
+    if pairs < 1 or not possible:
+        asked = ", ".join(map(str, wanted))
+        raise ValueError(
+            f"{dataset}: {asked} shots asked for, but its train split has {pairs} rows; "
+            f"lower integrate.shots to at most {pairs}, or provide more pairs"
         )
-    directory.mkdir(parents=True, exist_ok=True)
-    save_results(directory, results)
-    stamp.touch()
-    return results
+    return possible
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Models:
-    """What the cells of one run share in a process."""
+class RunModels:
+    """What the tasks of one run share in a process."""
 
     llm: FrozenLLM
+    """The frozen LLM."""
     methods: dict[MethodName, Method]
+    """The configured methods."""
     splits: dict[tuple[str, str, str], SplitRows]
+    """By split, modality and encoder."""
 
-    def rows(self, split: str, cell: Cell) -> SplitRows:
-        return self.splits[split, cell.dataset, cell.encoder]
+    def rows(self, split: str, place: Place) -> SplitRows:
+        """One split of a place."""
+        return self.splits[split, place.dataset, place.encoder]
+
+
+def run_models(place: Place) -> RunModels:
+    """Loaded at the first call of a process."""
+    return _run_models(place.config, place.root, place.run_dir, place.fingerprint)
 
 
 @lru_cache(maxsize=1)
-def _models(config: ExperimentConfig, root: Path, run_dir: Path, _identity: str) -> _Models:
+def _run_models(config: ExperimentConfig, root: Path, run_dir: Path, _identity: str) -> RunModels:
     llm = FrozenLLM(config.llm, root)
     methods = build_methods(
         config, llm=llm, pretrained=load_projector(config, llm, run_dir).eval(), semi=load_semi(config, llm, run_dir)
@@ -178,54 +128,22 @@ def _models(config: ExperimentConfig, root: Path, run_dir: Path, _identity: str)
         (rows.split, rows.modality, rows.encoder): rows
         for rows in open_splits(config, root, run_dir, role=config.evaluate.on, splits=("train", "test"))
     }
-    return _Models(llm=llm, methods=methods, splits=splits)
+    return RunModels(llm=llm, methods=methods, splits=splits)
 
 
-def _positions(rows: SplitRows) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def all_positions(rows: SplitRows) -> Rows:
+    """Every position of a split."""
     return np.arange(len(rows), dtype=np.int64)
 
 
-def _support(cell: Cell, rows: SplitRows) -> SupportSet:
-    drawn = draw_support(_positions(rows), cell.shots, cell.config.seed, cell.draw, dataset=cell.dataset)
-    return read_support(rows, drawn)
+def read_draw(models: RunModels, place: Place, draw: int) -> SupportSet:
+    """The support of a draw; the same rows for every method and encoder."""
+    rows = models.rows("train", place)
+    positions = all_positions(rows)
+    shots = len(positions) if place.shots == "full" else place.shots
+    return read_support(rows, draw_support(positions, shots, place.config.seed, draw, dataset=place.dataset))
 
 
-def _method_seed(cell: Cell) -> int:
-    return int(fingerprint((cell.config.seed, cell.draw)), 16) >> 1
-
-
-def _integrated(cell: Cell, llm: FrozenLLM, support: SupportSet) -> tuple[ProjectorCaptioner, float]:
-    """The captioner that `integrate` made, and the seconds that it took."""
-    projector, card = load_adapter(cell.run_dir / "integrate" / cell.name)
-    check_fits(card, input_width=support.embeddings_KE.shape[1], llm_width=llm.width)
-    if card.support_ids != support.ids:
-        raise ValueError(
-            f"the adapter of {cell.name} was made of other pairs than this configuration draws: run integrate again"
-        )
-    trained = count_parameters(projector) if card.finetune_steps else 0
-    captioner = ProjectorCaptioner(projector=projector.to(llm.model.device), llm=llm, trained_parameters=trained)
-    return captioner, card.seconds
-
-
-def _card(
-    cell: Cell, rows: SplitRows, support: SupportSet, projector: Projector, identity: str, *, seconds: float
-) -> AdapterCard:
-    config = cell.config
-    return AdapterCard(
-        method="semi",
-        hypernet=config.hypernet.kind,
-        rank=min(config.hypernet.rank, support.shots),
-        modality=cell.dataset,
-        encoder={"name": cell.encoder, "fingerprint": rows.dataset.manifest.encoder.fingerprint},
-        llm={"path": config.llm.path, "revision": config.llm.revision, "prompt": config.llm.prompt},
-        input_width=projector.input_width,
-        hidden_width=projector.linear_layers[0].out_features,
-        llm_width=projector.llm_width,
-        soft_tokens=projector.soft_tokens,
-        finetune_steps=config.integrate.finetune.steps,
-        seconds=seconds,
-        support_ids=support.ids,
-        seed=config.seed,
-        draw=cell.draw,
-        config_fingerprint=identity,
-    )
+def fit_seed(place: Place, draw: int, seed: int) -> int:
+    """The seed that a method is given; seed 0 is that of the adapters that `integrate` makes."""
+    return int(fingerprint((place.config.seed, draw, seed)), 16) >> 1

@@ -66,8 +66,12 @@ def scratch_tasks(config: ExperimentConfig, root: Path, run_dir: Path) -> list[S
         ScratchTask(config=config, root=root, run_dir=run_dir, modality=dataset.name, shots=shots)
         for dataset in config.datasets
         if dataset.role == "held_out"
-        for shots in (None, config.integrate.shots[0])
+        for shots in (None, _first_size(config))
     ]
+
+
+def _first_size(config: ExperimentConfig) -> int:
+    return next(shots for shots in config.integrate.shots if shots != "full")
 
 
 def scratch_sanity(

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pipeline.config.errors import ConfigError
 from pipeline.config.presets.miniature import miniature, smoke
 from pipeline.config.presets.paper import paper_llama1b
+from pipeline.config.presets.protocols import sample_efficiency
 from pipeline.config.schema import ExperimentConfig
 
 PRESETS: dict[str, Callable[[], ExperimentConfig]] = {
     "miniature": miniature,
     "smoke": smoke,
     "paper_llama1b": paper_llama1b,
+    "sample_efficiency": sample_efficiency,
 }
 
 

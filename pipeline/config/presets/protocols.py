@@ -1,0 +1,47 @@
+"""Protocols of evaluation on the miniature suite's demo run: other questions to the same trained models.
+
+Out: the `miniature` configuration with another evaluation, whose scores have a folder of their own below the run's. The
+training stages are those of the demo, so that a demo that is done is not trained again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args
+
+from pipeline.config.presets.miniature import miniature
+from pipeline.config.schema import DesignConfig, ExperimentConfig, MethodName, Shots
+
+SHOTS: tuple[Shots, ...] = (4, 8, 16, 32, 64, 128, 512, 2048, "full")
+HEADLINE: tuple[Shots, ...] = (32,)
+CONTROLS: tuple[MethodName, ...] = (
+    "semi_shuffled_text",
+    "semi_random_embeddings",
+    "semi_other_support",
+    "average_adapter",
+)
+
+
+def sample_efficiency() -> ExperimentConfig:
+    """Every method at every support size (METHOD section 5): five draws, three seeds, both encoders of each modality.
+
+    An hour of two cores does not hold all combinations: draws and seeds are crossed, and second encoders and controls
+    scored, at 32 pairs; elsewhere draw d is fitted with seed d modulo 3.
+    """
+    base = miniature()
+    return replace(
+        base,
+        integrate=replace(base.integrate, shots=SHOTS, draws=5, encoders=None),
+        evaluate=replace(
+            base.evaluate,
+            folder="sample_efficiency",
+            methods=get_args(MethodName),
+            test_samples=100,
+            design=DesignConfig(
+                seeds=3,
+                crossed_at=HEADLINE,
+                further_encoders_at=HEADLINE,
+                methods_at=dict.fromkeys(CONTROLS, HEADLINE),
+            ),
+        ),
+    )

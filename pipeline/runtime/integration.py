@@ -1,0 +1,113 @@
+"""Adapters of held-out modalities: one task a (modality, encoder), support size and draw.
+
+In: the configuration and a run with trained stages.  Out: the adapter artifacts of `integrate`. A finished one is kept
+and found again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.adaptation.artifact import AdapterCard, check_fits, load_adapter, save_adapter
+from pipeline.adaptation.captioner import ProjectorCaptioner
+from pipeline.adaptation.methods import SemiMethod, count_parameters
+from pipeline.adaptation.support import SupportSet
+from pipeline.config.fingerprint import fingerprint
+from pipeline.config.schema import ExperimentConfig
+from pipeline.models.frozen_llm import FrozenLLM
+from pipeline.models.projector import Projector
+from pipeline.runtime.cells import Place, fit_seed, places, read_draw, run_models
+from pipeline.training.sources import SplitRows
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterCell:
+    """One adapter."""
+
+    place: Place
+    """Where: modality, encoder, support size."""
+    draw: int
+    """Number of the support draw."""
+
+    @property
+    def name(self) -> str:
+        """Folder name of the adapter."""
+        return f"{self.place.name}/draw-{self.draw}"
+
+    @property
+    def directory(self) -> Path:
+        """Folder of the adapter."""
+        return self.place.run_dir / "integrate" / self.name
+
+
+def adapter_cells(config: ExperimentConfig, root: Path, run_dir: Path, stage_fingerprint: str) -> list[AdapterCell]:
+    """All adapters of a configuration."""
+    return [
+        AdapterCell(place=place, draw=draw)
+        for place in places(config, root, run_dir, stage_fingerprint)
+        for draw, _ in config.evaluate.design.replicates(place.shots, draws=config.integrate.draws, stochastic=False)
+    ]
+
+
+def make_adapter(cell: AdapterCell) -> Path:
+    """Make an adapter, or find it finished; returns its folder."""
+    place = cell.place
+    identity = fingerprint((place.fingerprint, cell.name))
+    if _holds(cell.directory, identity):
+        return cell.directory
+    models = run_models(place)
+    support = read_draw(models, place, cell.draw)
+    method = models.methods.get("semi")
+    if not isinstance(method, SemiMethod):
+        raise ValueError("evaluate.methods must contain 'semi' for the integrate stage")
+    began = time.perf_counter()
+    projector = method.project(support, fit_seed(place, cell.draw, 0))
+    card = _card(cell, models.rows("train", place), support, projector, identity, seconds=time.perf_counter() - began)
+    save_adapter(cell.directory, projector, card)
+    return cell.directory
+
+
+def _holds(directory: Path, identity: str) -> bool:
+    try:
+        return load_adapter(directory)[1].config_fingerprint == identity
+    except ValueError:  # none there, or one of another format: it is made again
+        return False
+
+
+def made_adapter(
+    cell: AdapterCell, llm: FrozenLLM, support: SupportSet, stage_fingerprint: str
+) -> tuple[ProjectorCaptioner, float] | None:
+    """The captioner of an adapter that `integrate` made of exactly this, and the seconds that it took."""
+    if not _holds(cell.directory, fingerprint((stage_fingerprint, cell.name))):
+        return None
+    projector, card = load_adapter(cell.directory)
+    check_fits(card, input_width=support.embeddings_KE.shape[1], llm_width=llm.width)
+    trained = count_parameters(projector) if card.finetune_steps else 0
+    captioner = ProjectorCaptioner(projector=projector.to(llm.model.device), llm=llm, trained_parameters=trained)
+    return captioner, card.seconds
+
+
+def _card(
+    cell: AdapterCell, rows: SplitRows, support: SupportSet, projector: Projector, identity: str, *, seconds: float
+) -> AdapterCard:
+    config = cell.place.config
+    return AdapterCard(
+        method="semi",
+        hypernet=config.hypernet.kind,
+        rank=min(config.hypernet.rank, support.shots),
+        modality=cell.place.dataset,
+        encoder={"name": cell.place.encoder, "fingerprint": rows.dataset.manifest.encoder.fingerprint},
+        llm={"path": config.llm.path, "revision": config.llm.revision, "prompt": config.llm.prompt},
+        input_width=projector.input_width,
+        hidden_width=projector.linear_layers[0].out_features,
+        llm_width=projector.llm_width,
+        soft_tokens=projector.soft_tokens,
+        finetune_steps=config.integrate.finetune.steps,
+        seconds=seconds,
+        support_ids=support.ids,
+        seed=config.seed,
+        draw=cell.draw,
+        config_fingerprint=identity,
+    )

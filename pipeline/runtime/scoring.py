@@ -1,0 +1,155 @@
+"""Scores of one method at one support size: every draw and seed of it, kept one by one.
+
+In: the configuration and a run with trained stages.  Out: `Result` rows below `<run>/<evaluate.folder>/cells`. Cells
+are independent, so they fan out; a finished replicate is found again, whatever ended the process.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from torch import Tensor
+
+from pipeline.adaptation.captioner import Captioner
+from pipeline.adaptation.methods import Method
+from pipeline.adaptation.support import SupportSet
+from pipeline.config.schema import ExperimentConfig, MethodName, Shots
+from pipeline.evaluation.attributes import vocabulary_of
+from pipeline.evaluation.protocol import test_rows
+from pipeline.evaluation.provenance import PeakRss
+from pipeline.evaluation.results import Result, load_results, save_results, score_captions
+from pipeline.runtime.cells import Place, RunModels, all_positions, fit_seed, places, read_draw, run_models
+from pipeline.runtime.identities import identities
+from pipeline.runtime.integration import AdapterCell, made_adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodCell:
+    """One method on one (modality, encoder) at one support size."""
+
+    place: Place
+    """Where: modality, encoder, support size."""
+    method: MethodName
+    """What is fitted."""
+
+    @property
+    def name(self) -> str:
+        """Folder name of the cell's output."""
+        return f"{self.place.name}/{self.method}"
+
+    @property
+    def directory(self) -> Path:
+        """Folder of the cell's output."""
+        return self.place.run_dir / self.place.config.evaluate.folder / "cells" / self.name
+
+
+def method_cells(config: ExperimentConfig, root: Path, run_dir: Path, stage_fingerprint: str) -> list[MethodCell]:
+    """All cells, in the order of the report."""
+    return [
+        MethodCell(place=place, method=method)
+        for place in places(config, root, run_dir, stage_fingerprint)
+        for method in config.evaluate.methods
+        if config.evaluate.design.includes(method, place.shots, place.encoder_number)
+    ]
+
+
+def longest_first(cells: list[MethodCell]) -> list[MethodCell]:
+    """The order to start them in: what trains on many pairs last would leave the other workers idle at the end."""
+    return sorted(cells, key=lambda cell: -_pairs(cell.place.shots))
+
+
+def score_cell(cell: MethodCell) -> list[Result]:
+    """Fit and score every replicate of a cell, or read the scores of finished ones."""
+    place = cell.place
+    models = run_models(place)
+    method = models.methods[cell.method]
+    replicates = place.config.evaluate.design.replicates(
+        place.shots, draws=place.config.integrate.draws, stochastic=method.stochastic
+    )
+    return [_replicate(cell, models, method, draw, seed) for draw, seed in replicates]
+
+
+def _replicate(cell: MethodCell, models: RunModels, method: Method, draw: int, seed: int) -> Result:
+    directory = cell.directory / f"draw-{draw}-seed-{seed}"
+    stamp = directory / f"complete-{cell.place.fingerprint}"
+    if stamp.exists():
+        return load_results(directory)[0]
+    shutil.rmtree(directory, ignore_errors=True)
+    test = _test_set(cell.place)
+    support = read_draw(models, cell.place, draw)
+    with PeakRss(interval_s=0.1) as peak:
+        before = peak.bytes
+        began = time.perf_counter()
+        captioner: Captioner
+        made = _made(cell.place, models, support, draw) if cell.method == "semi" and seed == 0 else None
+        if made is None:
+            captioner = method.fit(support, fit_seed(cell.place, draw, seed))
+            seconds = time.perf_counter() - began
+        else:
+            # Made by the stage before: reading it back is not what it cost.
+            captioner, seconds = made
+    result = score_captions(
+        dataset=cell.place.dataset,
+        encoder=cell.place.encoder,
+        method=cell.method,
+        shots=None if cell.place.shots == "full" else cell.place.shots,
+        draw=draw,
+        seed=seed,
+        pairs=support.shots,
+        ids=test.ids,
+        captions=captioner.caption(test.embeddings),
+        references=test.references,
+        truths=test.truths,
+        vocabulary=test.vocabulary,
+        trained_parameters=captioner.trained_parameters,
+        deployed_parameters=captioner.deployed_parameters,
+        seconds=seconds,
+        peak_bytes=max(0, peak.bytes - before),
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    save_results(directory, [result])
+    stamp.touch()
+    return result
+
+
+def _made(place: Place, models: RunModels, support: SupportSet, draw: int) -> tuple[Captioner, float] | None:
+    identity = _integrate_identity(place.config, place.run_dir)
+    return made_adapter(AdapterCell(place=place, draw=draw), models.llm, support, identity)
+
+
+@lru_cache(maxsize=1)
+def _integrate_identity(config: ExperimentConfig, run_dir: Path) -> str:
+    return identities(config, run_dir).integrate
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _TestSet:
+    """The test rows of one (modality, encoder)."""
+
+    embeddings: Tensor
+    ids: list[str]
+    references: list[tuple[str, ...]]
+    truths: list[dict[str, str]]
+    vocabulary: dict[str, frozenset[str]]
+
+
+@lru_cache(maxsize=32)
+def _test_set(place: Place) -> _TestSet:
+    test = run_models(place).rows("test", place)
+    rows = test_rows(all_positions(test), place.config.evaluate.test_samples, place.config.seed, dataset=place.dataset)
+    return _TestSet(
+        embeddings=test.embeddings(rows),
+        ids=test.ids(rows),
+        references=test.captions(rows),
+        truths=test.attributes(rows),
+        # Values of all test rows, whichever of them are scored.
+        vocabulary=vocabulary_of(test.attributes(all_positions(test))),
+    )
+
+
+def _pairs(shots: Shots) -> float:
+    return float("inf") if shots == "full" else shots

@@ -1,0 +1,53 @@
+"""Which fits the protocol makes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config.load import override
+from pipeline.config.presets import PRESETS
+from pipeline.config.schema import DesignConfig, Shots
+
+SIZES: list[Shots] = [4, 32, "full"]
+
+
+@given(draws=st.integers(1, 6), seeds=st.integers(1, 4), shots=st.sampled_from(SIZES), stochastic=st.booleans())
+def test_every_draw_and_every_seed_is_there_and_none_twice(
+    draws: int, seeds: int, shots: Shots, stochastic: bool
+) -> None:
+    for crossed_at in (None, (32,), ()):
+        design = DesignConfig(seeds=seeds, crossed_at=crossed_at)
+        fits = design.replicates(shots, draws=draws, stochastic=stochastic)
+        assert len(set(fits)) == len(fits)
+        used = 1 if shots == "full" else draws
+        assert {draw for draw, _ in fits} == set(range(used))
+        if not stochastic:
+            assert fits == [(draw, 0) for draw in range(used)]
+        elif shots == "full" or crossed_at is None or shots in crossed_at:
+            assert len(fits) == used * seeds
+        else:
+            assert len(fits) == used
+            assert {seed for _, seed in fits} == set(range(min(seeds, draws)))
+
+
+def test_methods_and_further_encoders_are_scored_where_the_design_says() -> None:
+    design = DesignConfig(further_encoders_at=(32,), methods_at={"semi_shuffled_text": (32, "full")})
+    assert design.includes("semi", 4, 0) and design.includes("semi", 32, 1)
+    assert not design.includes("semi", 4, 1)
+    assert design.includes("semi_shuffled_text", "full", 0) and not design.includes("semi_shuffled_text", 4, 0)
+    assert DesignConfig().includes("semi_shuffled_text", 4, 3)
+
+
+def test_sizes_are_numbers_or_full() -> None:
+    config = override(PRESETS["miniature"](), {"integrate.shots": [4, "full"]})
+    assert config.integrate.shots == (4, "full")
+    for wrong in (["all"], [0], []):
+        with pytest.raises(ValueError, match=r"integrate\.shots"):
+            override(config, {"integrate.shots": wrong})
+
+
+def test_a_method_that_is_not_there_has_no_sizes() -> None:
+    with pytest.raises(ValueError, match=r"evaluate\.design\.methods_at"):
+        override(PRESETS["miniature"](), {"evaluate.design.methods_at": {"magic": [32]}})
