@@ -16,8 +16,8 @@ import numpy as np
 
 from pipeline.adaptation.artifact import AdapterCard, check_fits, load_adapter, save_adapter
 from pipeline.adaptation.captioner import Captioner, ProjectorCaptioner
-from pipeline.adaptation.methods import Method, SemiMethod, build_methods, count_parameters
-from pipeline.adaptation.support import SupportSet, read_support
+from pipeline.adaptation.methods import Method, MethodContext, SemiMethod, build_methods, count_parameters
+from pipeline.adaptation.support import SupportSet, draw_supports, read_support
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import ExperimentConfig, MethodName
 from pipeline.evaluation.attributes import vocabulary_of
@@ -80,6 +80,11 @@ def check_shots(config: ExperimentConfig, root: Path, run_dir: Path) -> None:
     """Raise before anything starts where a modality has fewer pairs than shots, or no test rows."""
     for rows in open_splits(config, root, run_dir, role=config.evaluate.on, splits=("train",)):
         draw_support(_positions(rows), max(config.integrate.shots), config.seed, 0, dataset=rows.modality)
+        if "linear_probe" in config.evaluate.methods and not any(rows.attributes(_positions(rows)[:1])):
+            raise ValueError(
+                f"evaluate.methods has linear_probe, which predicts attributes, and {rows.modality!r} has none: remove "
+                "linear_probe, or set the source's attribute_fields and run extract_embeddings again"
+            )
 
 
 def integrate_cell(cell: Cell) -> Path:
@@ -171,14 +176,30 @@ class _Models:
 @lru_cache(maxsize=1)
 def _models(config: ExperimentConfig, root: Path, run_dir: Path, _identity: str) -> _Models:
     llm = FrozenLLM(config.llm, root)
+
+    def training_supports(shots: int, seed: int) -> list[SupportSet]:
+        return draw_supports(_training_rows(config, root, run_dir), shots, seed)
+
     methods = build_methods(
-        config, llm=llm, pretrained=load_projector(config, llm, run_dir).eval(), semi=load_semi(config, llm, run_dir)
+        MethodContext(
+            config=config,
+            llm=llm,
+            pretrained=load_projector(config, llm, run_dir).eval(),
+            semi=load_semi(config, llm, run_dir),
+            training_supports=training_supports,
+        )
     )
     splits = {
         (rows.split, rows.modality, rows.encoder): rows
         for rows in open_splits(config, root, run_dir, role=config.evaluate.on, splits=("train", "test"))
     }
     return _Models(llm=llm, methods=methods, splits=splits)
+
+
+@lru_cache(maxsize=1)
+def _training_rows(config: ExperimentConfig, root: Path, run_dir: Path) -> list[SplitRows]:
+    """What meta-training read; opened for the controls that read it again."""
+    return open_splits(config, root, run_dir, role="train", splits=("train",), stage="meta")
 
 
 def _positions(rows: SplitRows) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
