@@ -5,6 +5,7 @@ In: training rows of a held-out dataset and the positions drawn from them.  Out:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.episodes.batch import SupportBatch
 from pipeline.episodes.sampler import philox
 from pipeline.training.sources import SplitRows
 
-_SHUFFLE_STREAM = 6
+_SHUFFLE_STREAM, _DRAW_STREAM = 6, 23
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +38,8 @@ class SupportSet:
     """One caption a pair."""
     instruction_W: Tensor
     """Text embedding of the instruction."""
+    attributes: tuple[Mapping[str, str], ...] = ()
+    """What the pairs' attributes are; none where the modality has no attributes. Only the linear probe reads them."""
 
     @property
     def shots(self) -> int:
@@ -62,7 +65,19 @@ def read_support(rows: SplitRows, positions: npt.NDArray[np.int64]) -> SupportSe
         texts_KW=rows.text_embeddings(positions),
         captions=tuple(captions[0] for captions in rows.captions(positions)),
         instruction_W=rows.instruction_W,
+        attributes=tuple(rows.attributes(positions)),
     )
+
+
+def draw_supports(sources: Sequence[SplitRows], shots: int, seed: int) -> list[SupportSet]:
+    """A support of every source, of `shots` pairs or all there are, drawn without replacement."""
+    return [
+        read_support(
+            rows,
+            philox(seed, _DRAW_STREAM, index).choice(len(rows), size=min(shots, len(rows)), replace=False),
+        )
+        for index, rows in enumerate(sources)
+    ]
 
 
 def shuffle_texts(support: SupportSet, seed: int) -> SupportSet:
@@ -77,4 +92,5 @@ def shuffle_texts(support: SupportSet, seed: int) -> SupportSet:
         support,
         texts_KW=support.texts_KW[torch.from_numpy(source)],
         captions=tuple(support.captions[int(i)] for i in source),
+        attributes=tuple(support.attributes[int(i)] for i in source) if support.attributes else (),
     )

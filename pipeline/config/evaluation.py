@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline.config.types import STRICT, Name, NonNegativeFloat, NonNegativeInt, Shots
@@ -16,12 +16,26 @@ from pipeline.config.types import STRICT, Name, NonNegativeFloat, NonNegativeInt
 MethodName = Literal[
     "semi",
     "semi_shuffled_text",
+    "semi_random_embeddings",
+    "semi_other_support",
+    "average_adapter",
     "semi_no_finetune",
     "scratch",
+    "limber",
     "finetuned_projector",
+    "random_lora",
     "ridge",
-    "knn_copy",
+    "procrustes",
+    "cca",
+    "ridge_init",
+    "procrustes_init",
+    "cca_init",
+    "retrieval_icl",
+    "knn_1",
+    "knn_3",
+    "knn_5",
     "constant",
+    "linear_probe",
 ]
 
 
@@ -88,6 +102,25 @@ class DesignConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class RetrievalConfig:
+    """The prompt of retrieved captions: text only, no soft tokens."""
+
+    neighbours: PositiveInt = 5
+    """Captions of the nearest support samples in the prompt, the nearest one last; the farthest are dropped where the
+    LLM's context is too short."""
+    prompt: str = "Captions of similar inputs:\n{captions}\nCaption of this input:"
+    """Template with one `{captions}` placeholder; the LLM continues it (or answers it, where llm.chat is true)."""
+    separator: str = "\n"
+    """Between two captions."""
+
+    @model_validator(mode="after")
+    def _one_placeholder(self) -> RetrievalConfig:
+        if self.prompt.count("{captions}") != 1:
+            raise ValueError(f"prompt must contain '{{captions}}' exactly once, got {self.prompt!r}")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluateConfig:
     """Stage `evaluate`: methods, test rows and intervals."""
 
@@ -106,10 +139,21 @@ class EvaluateConfig:
     """Budget of the projector from scratch."""
     finetuned_projector: FinetuneConfig = FinetuneConfig(steps=300)
     """Budget of the pre-trained projector that is fine-tuned."""
-    ridge_penalties: tuple[PositiveFloat, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
-    """Penalties tried by leave-one-out inside the support."""
-    knn: PositiveInt = 3
-    """Neighbours of the caption-copy baseline."""
+    ridge_penalties: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    """Penalties of ridge regression and CCA tried by leave-one-out inside the support."""
+    alignment_dimensions: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (2, 4, 8, 16, 32, 64)
+    """Directions of Procrustes and CCA tried the same way; more than the support determines means all there are."""
+    aligned_init: FinetuneConfig = FinetuneConfig(steps=100)
+    """Budget of the projectors that start with ridge regression, Procrustes or CCA folded into their first layer."""
+    limber: FinetuneConfig = FinetuneConfig(steps=300)
+    """Budget of the linear map to the soft tokens."""
+    limber_soft_tokens: PositiveInt | None = None
+    """Soft tokens of the linear map; None: the projector's. LiMBeR's one token is 1: a small LLM is hard to steer by
+    it."""
+    random_lora: FinetuneConfig = FinetuneConfig(steps=300)
+    """Budget of the random low-rank updates of the pre-trained projector."""
+    retrieval: RetrievalConfig = RetrievalConfig()
+    """Retrieved captions as a text-only prompt."""
     bootstrap: PositiveInt = 2000
     """Bootstrap resamples of every interval."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95

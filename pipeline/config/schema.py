@@ -19,6 +19,7 @@ from pipeline.config.evaluation import EvaluateConfig as EvaluateConfig
 from pipeline.config.evaluation import FinetuneConfig as FinetuneConfig
 from pipeline.config.evaluation import IntegrateConfig as IntegrateConfig
 from pipeline.config.evaluation import MethodName as MethodName
+from pipeline.config.evaluation import RetrievalConfig as RetrievalConfig
 from pipeline.config.llm import LLMConfig as LLMConfig
 from pipeline.config.llm import LLMExecutionConfig as LLMExecutionConfig
 from pipeline.config.runtime import RuntimeConfig as RuntimeConfig

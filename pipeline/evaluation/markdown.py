@@ -180,4 +180,6 @@ def _captions(summary: Summary, results: Sequence[Result]) -> str:
                 (dataset, shown[0].references[index], *(samples.captions[index] for samples in shown))
                 for index in range(min(SAMPLES_SHOWN, len(shown[0].ids)))
             ]
-    return table(("modality", "reference", *(f"{label(method)}, {shots_label(shots)} shots" for method in methods)), rows)
+    return table(
+        ("modality", "reference", *(f"{label(method)}, {shots_label(shots)} shots" for method in methods)), rows
+    )

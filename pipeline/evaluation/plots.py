@@ -61,7 +61,9 @@ def plot_accuracy(summary: Summary, shots: int | None, path: Path) -> None:
     exact = all(cell.attribute_accuracy is not None for cell in means.values())
     shown = {method: estimate for method, cell in means.items() if (estimate := _estimate(cell, exact))}
     if not shown:
-        raise ValueError(f"there are no results at {shots_label(shots)} shots; there are at {[shots_label(size) for size in summary.shots]}")
+        raise ValueError(
+            f"there are no results at {shots_label(shots)} shots; there are at {[shots_label(size) for size in summary.shots]}"
+        )
     methods = sorted(shown, key=lambda method: shown[method].mean)
     panels = [(f"mean of {len(summary.datasets)} modalities", shown)] if len(summary.datasets) > 1 else []
     for dataset in summary.datasets:
@@ -84,7 +86,9 @@ def plot_accuracy(summary: Summary, shots: int | None, path: Path) -> None:
             axis.set_visible(False)
         level = f"{summary.confidence:.0%} bootstrap intervals over draws and test samples"
         name = "exact attribute accuracy" if exact else "CIDEr-D"
-        figure.suptitle(f"Held-out modalities at {shots_label(shots)} shots: {name}", x=0.01, ha="left", fontsize=13, weight="bold")
+        figure.suptitle(
+            f"Held-out modalities at {shots_label(shots)} shots: {name}", x=0.01, ha="left", fontsize=13, weight="bold"
+        )
         figure.supxlabel(level, fontsize=9, color=_GREY)
         figure.savefig(path)
 

@@ -202,6 +202,30 @@ class FrozenLLM(nn.Module):
         )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
+    @torch.no_grad()
+    def generate_from_text(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """Greedy captions after prompts of text alone (`pipeline.models.prompt.encode_text`), padded on the left."""
+        device = self._prefix_P.device
+        rows = [torch.tensor(row, device=device) for row in prompts]
+        ids_BL = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad_id, padding_side="left")
+        lengths_B1 = torch.tensor([[len(row)] for row in prompts], device=device)
+        mask_BL = torch.arange(ids_BL.shape[1], device=device) >= ids_BL.shape[1] - lengths_B1
+        generated = self.model.generate(
+            input_ids=ids_BL,
+            attention_mask=mask_BL.long(),
+            max_new_tokens=self.config.max_caption_tokens,
+            do_sample=False,
+            pad_token_id=self.pad_id,
+        )
+        texts = self.tokenizer.batch_decode(generated[:, ids_BL.shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Longest row that the LLM reads, prompt and caption together; None where its configuration names no limit."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
 
 class _CaptionLosses(torch.autograd.Function):
     """Losses of all rows whose gradient is known before anybody asks for it.

@@ -45,6 +45,11 @@ class LinearAdapter:
         """I."""
         return int(self.a_IR.shape[-2])
 
+    @property
+    def size(self) -> int:
+        """Numbers that it holds."""
+        return self.a_IR.numel() + self.b_RO.numel() + (0 if self.bias_O is None else self.bias_O.numel())
+
     def episode(self, index: int) -> LinearAdapter:
         """The adapter of one episode of a batch."""
         bias = None if self.bias_O is None else self.bias_O[index]

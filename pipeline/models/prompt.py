@@ -55,6 +55,16 @@ def encode_prompt(tokenizer: Any, config: LLMConfig) -> Prompt:
     return Prompt(prefix=tuple(_ids(tokenizer, before)), suffix=tuple(_ids(tokenizer, after)))
 
 
+def encode_text(tokenizer: Any, config: LLMConfig, text: str) -> list[int]:
+    """A prompt without soft tokens, plain or as the user's turn of a chat."""
+    if not config.chat:
+        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        return [*start, *_ids(tokenizer, text)]
+    system = [] if config.system_prompt is None else [{"role": "system", "content": config.system_prompt}]
+    turns = [*system, {"role": "user", "content": text}]
+    return _ids(tokenizer, tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
 def _ids(tokenizer: Any, text: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
     return ids

@@ -48,6 +48,15 @@ class Semi(nn.Module):
 
         Supports larger than `chunk` pairs are read in chunks, whose adapters are averaged.
         """
+        adapter, width_map = self.generate(support, chunk=chunk, width_seed=width_seed)
+        merged = self.projector.merged(adapter)
+        return merged if width_map is None else fold_width_map(merged, width_map)
+
+    @torch.no_grad()
+    def generate(
+        self, support: SupportBatch, *, chunk: int, width_seed: int = 0
+    ) -> tuple[list[LinearAdapter | None], WidthMap | None]:
+        """The adapter of one modality (N = 1), and the map to the width that it reads where that is another one."""
         if support.embeddings_NKE.shape[0] != 1:
             raise ValueError(f"integrate one modality at a time, got {support.embeddings_NKE.shape[0]}")
         self.eval()
@@ -71,8 +80,7 @@ class Semi(nn.Module):
                 embeddings.tensor_split(parts, dim=1), support.texts_NKW.tensor_split(parts, dim=1), strict=True
             )
         ]
-        merged = self.projector.merged([_average_layer(layers) for layers in zip(*adapters, strict=True)])
-        return merged if width_map is None else fold_width_map(merged, width_map)
+        return [_average_layer(layers) for layers in zip(*adapters, strict=True)], width_map
 
 
 def _average_layer(layers: Sequence[LinearAdapter | None]) -> LinearAdapter | None:

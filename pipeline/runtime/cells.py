@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.adaptation.methods import Method, build_methods
-from pipeline.adaptation.support import SupportSet, read_support
+from pipeline.adaptation.methods import Method, MethodContext, build_methods
+from pipeline.adaptation.support import SupportSet, draw_supports, read_support
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import ExperimentConfig, MethodName, Shots
 from pipeline.evaluation.protocol import Rows, draw_support
@@ -121,14 +121,30 @@ def run_models(place: Place) -> RunModels:
 @lru_cache(maxsize=1)
 def _run_models(config: ExperimentConfig, root: Path, run_dir: Path, _identity: str) -> RunModels:
     llm = FrozenLLM(config.llm, root)
+
+    def training_supports(shots: int, seed: int) -> list[SupportSet]:
+        return draw_supports(_training_rows(config, root, run_dir), shots, seed)
+
     methods = build_methods(
-        config, llm=llm, pretrained=load_projector(config, llm, run_dir).eval(), semi=load_semi(config, llm, run_dir)
+        MethodContext(
+            config=config,
+            llm=llm,
+            pretrained=load_projector(config, llm, run_dir).eval(),
+            semi=load_semi(config, llm, run_dir),
+            training_supports=training_supports,
+        )
     )
     splits = {
         (rows.split, rows.modality, rows.encoder): rows
         for rows in open_splits(config, root, run_dir, role=config.evaluate.on, splits=("train", "test"))
     }
     return RunModels(llm=llm, methods=methods, splits=splits)
+
+
+@lru_cache(maxsize=1)
+def _training_rows(config: ExperimentConfig, root: Path, run_dir: Path) -> list[SplitRows]:
+    """What meta-training read; opened for the controls that read it again."""
+    return open_splits(config, root, run_dir, role="train", splits=("train",), stage="meta")
 
 
 def all_positions(rows: SplitRows) -> Rows:

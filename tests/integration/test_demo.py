@@ -61,7 +61,7 @@ def test_first_losses_are_the_stored_ones(stage: str, local: Path) -> None:
 
 
 def test_report_has_every_score_timing_and_origin(report: dict[str, Any]) -> None:
-    methods = {"semi", "semi_shuffled_text", "scratch", "finetuned_projector", "ridge", "knn_copy", "constant"}
+    methods = {"semi", "semi_shuffled_text", "scratch", "finetuned_projector", "ridge", "knn_3", "constant"}
     assert set(report["held_out"]) == {"imu", "digits"}
     for by_method in report["held_out"].values():
         assert methods <= set(by_method)

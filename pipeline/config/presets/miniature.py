@@ -26,6 +26,7 @@ from pipeline.config.schema import (
     OptimConfig,
     PretrainConfig,
     ProjectorConfig,
+    RetrievalConfig,
     RuntimeConfig,
     SignalKind,
     SourceConfig,
@@ -35,6 +36,16 @@ from pipeline.config.schema import (
 WEIGHTS = "pipeline/models/miniature/weights"
 DATA = "runs/data/miniature"
 SMOKE_DATA = "runs/data/smoke"
+DEMO_METHODS: tuple[MethodName, ...] = (
+    "semi",
+    "semi_shuffled_text",
+    "semi_no_finetune",
+    "scratch",
+    "finetuned_projector",
+    "ridge",
+    "knn_3",
+    "constant",
+)
 SMOKE_MODALITIES = ("image", "audio", "text", "imu", "digits")
 
 
@@ -77,10 +88,15 @@ def miniature() -> ExperimentConfig:
             shots=(32,), draws=3, encoders=1, finetune=FinetuneConfig(steps=60, learning_rate=1e-3, batch_size=16)
         ),
         evaluate=EvaluateConfig(
-            methods=get_args(MethodName),
+            methods=DEMO_METHODS,
             test_samples=200,
             scratch=FinetuneConfig(steps=300, learning_rate=3e-3, batch_size=16),
             finetuned_projector=FinetuneConfig(steps=300, learning_rate=1e-3, batch_size=16),
+            limber=FinetuneConfig(steps=300, learning_rate=3e-3, batch_size=16),
+            random_lora=FinetuneConfig(steps=300, learning_rate=1e-3, batch_size=16),
+            aligned_init=FinetuneConfig(steps=60, learning_rate=1e-3, batch_size=16),
+            # Its context has 128 tokens, and it knows one prompt.
+            retrieval=RetrievalConfig(neighbours=3, prompt="describe : {captions} caption :", separator=" "),
         ),
     )
 
@@ -109,9 +125,13 @@ def smoke() -> ExperimentConfig:
         integrate=IntegrateConfig(shots=(8,), draws=2, finetune=FinetuneConfig(steps=2, batch_size=8)),
         evaluate=replace(
             full.evaluate,
+            methods=get_args(MethodName),
             test_samples=6,
             scratch=FinetuneConfig(steps=2, batch_size=8),
             finetuned_projector=FinetuneConfig(steps=2, batch_size=8),
+            limber=FinetuneConfig(steps=2, batch_size=8),
+            random_lora=FinetuneConfig(steps=2, batch_size=8),
+            aligned_init=FinetuneConfig(steps=2, batch_size=8),
             bootstrap=50,
         ),
         # In this process: a test that wants Ray or MLflow says so with an override.

@@ -7,13 +7,13 @@ from typing import get_args
 
 import pytest
 import torch
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import normalize
 
 from pipeline.adaptation.artifact import AdapterCard, check_fits, load_adapter, save_adapter
 from pipeline.adaptation.captioner import ProjectorCaptioner
 from pipeline.adaptation.finetune import finetune
-from pipeline.adaptation.methods import ConstantMethod, KnnCopyMethod, TrainedProjectorMethod
-from pipeline.adaptation.ridge import _leave_one_out_cosine, fit_ridge
+from pipeline.adaptation.methods import TrainedProjectorMethod
+from pipeline.adaptation.methods.copying import ConstantMethod, KnnCopyMethod
 from pipeline.adaptation.support import SupportSet, shuffle_texts
 from pipeline.config.schema import FinetuneConfig, WidthMapKind
 from pipeline.episodes.width import fit_width_map
@@ -78,33 +78,6 @@ def test_neighbours_agree_by_text() -> None:
 def test_constant_is_the_most_frequent_caption() -> None:
     support = _support(captions=("x", "y", "y"))
     assert ConstantMethod().fit(support, 0).caption(torch.zeros(2, 6)) == ["y", "y"]
-
-
-def test_ridge_recovers_a_linear_map_and_chooses_its_penalty_inside_the_support() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = normalize(torch.randn(64, 6, generator=generator), dim=-1)
-    t = normalize(x @ torch.linalg.qr(torch.randn(6, 6, generator=generator))[0], dim=-1)
-    ridge = fit_ridge(x, t, (1e-4, 1.0, 100.0))
-    assert ridge.penalty == 1e-4
-    torch.testing.assert_close(ridge(x), t, atol=1e-3, rtol=0)
-    noise = normalize(torch.randn(64, 6, generator=generator), dim=-1)
-    assert fit_ridge(x, noise, (1e-4, 1.0, 100.0)).penalty == 100.0
-
-
-def test_leave_one_out_score_is_that_of_refitting() -> None:
-    """The closed form equals a refit without sample i (with the same centring)."""
-    support = _support()
-    mean_W = support.texts_KW.mean(dim=0)
-    x, t = support.embeddings_KE - support.embeddings_KE.mean(dim=0), support.texts_KW - mean_W
-    penalty = 0.3 * float((x @ x.T).diagonal().mean())
-    predicted = []
-    for i in range(5):
-        rest = [j for j in range(5) if j != i]
-        weights = torch.linalg.solve(x[rest] @ x[rest].T + penalty * torch.eye(4), t[rest])
-        predicted.append(mean_W + (x[i] @ x[rest].T) @ weights)
-    inverse = torch.linalg.inv(x @ x.T + penalty * torch.eye(5))
-    expected = cosine_similarity(torch.stack(predicted), support.texts_KW).mean()
-    assert _leave_one_out_cosine(inverse @ t, inverse, support.texts_KW) == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_finetuning_learns_the_support_and_leaves_the_original_alone(llm: FrozenLLM) -> None:

@@ -35,7 +35,13 @@ def test_embedded_presets_read_only_what_the_suite_writes(name: str) -> None:
     for dataset in config.datasets:
         assert dataset.source.path.startswith(f"{config.miniature.data_dir}/{dataset.name}/")
         assert len(dataset.encoders) >= 2
-    assert set(config.evaluate.methods) == set(get_args(MethodName))
+
+
+def test_every_method_is_run_by_the_smoke_preset_and_eight_by_the_demo() -> None:
+    assert set(build_preset("smoke").evaluate.methods) == set(get_args(MethodName))
+    assert len(build_preset("miniature").evaluate.methods) == 8
+    # Captions of the paper's data sets come without attributes.
+    assert set(get_args(MethodName)) - set(build_preset("paper_llama1b").evaluate.methods) == {"linear_probe"}
 
 
 def test_smoke_keeps_its_data_apart_from_the_demo() -> None:
