@@ -13,7 +13,7 @@ from pipeline.adaptation.captioner import ProjectorCaptioner
 from pipeline.adaptation.finetune import finetune
 from pipeline.adaptation.methods.semi import OtherSupport, of_width, random_embeddings
 from pipeline.adaptation.support import SupportSet
-from pipeline.config.schema import FinetuneConfig, HypernetKind
+from pipeline.config.schema import FinetuneConfig, HypernetKind, MethodName
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.lora import LinearAdapter, average_adapters
 from pipeline.models.projector import Projector
@@ -53,12 +53,12 @@ def test_another_support_of_no_fitting_width_is_brought_to_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["semi_other_support", "average_adapter"])
-def test_controls_need_another_modality(llm: FrozenLLM, name: str) -> None:
+def test_controls_need_another_modality(llm: FrozenLLM, name: MethodName) -> None:
     def itself(shots: int, seed: int) -> list[SupportSet]:
         return [make_support(6, modality="radar")]
 
     world = make_world(llm)
-    method = world.methods(name, training=itself)[name]  # type: ignore[arg-type,index]
+    method = world.method(name, training=itself)
     with pytest.raises(ValueError, match=f"{name} needs a dataset of role 'train' besides 'radar'"):
         method.fit(make_support(6), 0)
 
@@ -107,7 +107,7 @@ def test_lora_starts_at_its_base_and_merges_to_what_it_computes(llm: FrozenLLM) 
 
 def test_lora_keeps_its_shape_and_its_own_adapter() -> None:
     lora = LoraProjector(_base(), 2)
-    assert torch.equal(lora.like().layers[0].weight, lora.layers[0].weight)  # type: ignore[arg-type]
+    assert torch.equal(lora.like().linear_layers[0].weight, lora.linear_layers[0].weight)
     with pytest.raises(ValueError, match="keeps its input width 6, got 7"):
         lora.like(input_width=7)
     with pytest.raises(ValueError, match="has an adapter of its own"):
