@@ -141,7 +141,7 @@ class EvaluateConfig:
     """Budget of the pre-trained projector that is fine-tuned."""
     ridge_penalties: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.01, 0.03, 0.1, 0.3, 1.0)
     """Penalties of ridge regression and CCA tried by leave-one-out inside the support."""
-    alignment_dimensions: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (2, 4, 8, 16, 32, 64)
+    alignment_dimensions: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (2, 4, 8, 16, 32, 64, 128, 256, 512)
     """Directions of Procrustes and CCA tried the same way; more than the support determines means all there are."""
     aligned_init: FinetuneConfig = FinetuneConfig(steps=100)
     """Budget of the projectors that start with ridge regression, Procrustes or CCA folded into their first layer."""

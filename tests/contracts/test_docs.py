@@ -13,7 +13,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from pipeline.config.load import load_config, to_tree
-from pipeline.config.schema import EncoderConfig, SourceConfig
+from pipeline.config.schema import EncoderConfig, EvaluateConfig, MethodName, SourceConfig
 from pipeline.config.source import SourceKind
 from pipeline.encoders.project_class import is_class_path
 from pipeline.encoders.registry import check_settings, load_encoder
@@ -82,3 +82,14 @@ def test_the_class_shown_encodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     wave = np.sin(np.arange(200, dtype=np.float32) * 2 * np.pi * 10 / 128)[:, None].repeat(6, axis=1)
     (vector,) = encoder.encode([Signal(kind="series", array=wave, rate_hz=50.0)])
     assert vector.shape == (64,) and int(vector.argmax()) == 9
+
+
+METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+METHOD_ROWS = re.findall(r"^\| (`[a-z_0-9`, ]+`) \|.*\|([^|]*)\|$", METHODS, flags=re.MULTILINE)
+
+
+def test_the_page_of_methods_names_each_once_and_settings_that_exist() -> None:
+    named = [name for names, _ in METHOD_ROWS for name in re.findall(r"`(\w+)`", names)]
+    assert sorted(named) == sorted(get_args(MethodName))
+    settings = {name for _, cell in METHOD_ROWS for name in re.findall(r"`(\w+)`", cell)} - {"semi"}
+    assert settings <= set(EvaluateConfig.__dataclass_fields__)
