@@ -65,7 +65,8 @@ def headline(summary: Summary) -> str:
         if cell is None:
             continue
         unit = "attribute accuracy" if cell.attribute_accuracy else "CIDEr-D"
-        text = f"**{label(summary.focus)} at {shots_label(shots)} shots: {unit} {_main(cell)} on {', '.join(cell.datasets)}**"
+        title = f"{label(summary.focus)} at {shots_label(shots)} shots"
+        text = f"**{title}: {unit} {_main(cell)} on {', '.join(cell.datasets)}**"
         pairs = {pair.baseline: pair for pair in summary.comparisons if pair.shots == shots}
         for baseline in ("scratch", f"{summary.focus}_shuffled_text"):
             if pair := pairs.get(baseline):

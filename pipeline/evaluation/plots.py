@@ -62,7 +62,7 @@ def plot_accuracy(summary: Summary, shots: int | None, path: Path) -> None:
     shown = {method: estimate for method, cell in means.items() if (estimate := _estimate(cell, exact))}
     if not shown:
         raise ValueError(
-            f"there are no results at {shots_label(shots)} shots; there are at {[shots_label(size) for size in summary.shots]}"
+            f"there are no results at {shots_label(shots)} shots; there are at {', '.join(map(shots_label, summary.shots))}"
         )
     methods = sorted(shown, key=lambda method: shown[method].mean)
     panels = [(f"mean of {len(summary.datasets)} modalities", shown)] if len(summary.datasets) > 1 else []
