@@ -305,6 +305,16 @@ class ExperimentConfig:
         )
 
     @model_validator(mode="after")
+    def _the_probe_has_attributes(self) -> ExperimentConfig:
+        scored = self.datasets_of(self.evaluate.on) if "linear_probe" in self.evaluate.methods else ()
+        if without := [dataset.name for dataset in scored if not dataset.source.attribute_fields]:
+            raise ValueError(
+                f"evaluate.methods has linear_probe, which predicts attributes, and {', '.join(without)} has no "
+                "source.attribute_fields: name them, or remove linear_probe"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _partitioned_llm_is_not_compiled(self) -> ExperimentConfig:
         if self.runtime.zero_stage == 3 and self.llm.execution.compile:
             raise ValueError(

@@ -61,9 +61,8 @@ def plot_accuracy(summary: Summary, shots: int | None, path: Path) -> None:
     exact = all(cell.attribute_accuracy is not None for cell in means.values())
     shown = {method: estimate for method, cell in means.items() if (estimate := _estimate(cell, exact))}
     if not shown:
-        raise ValueError(
-            f"there are no results at {shots_label(shots)} shots; there are at {', '.join(map(shots_label, summary.shots))}"
-        )
+        there = ", ".join(map(shots_label, summary.shots))
+        raise ValueError(f"there are no results at {shots_label(shots)} shots; there are at {there}")
     methods = sorted(shown, key=lambda method: shown[method].mean)
     panels = [(f"mean of {len(summary.datasets)} modalities", shown)] if len(summary.datasets) > 1 else []
     for dataset in summary.datasets:

@@ -48,8 +48,8 @@ def test_every_encoder_shown_is_a_valid_configuration(block: str) -> None:
 
 def loaded(dataset: dict[str, Any], folder: Path) -> Any:
     """The dataset in a configuration file, as the loader reads it."""
-    base = to_tree(load_config(preset="smoke"))["datasets"][0]
-    (folder / "run.yaml").write_text(yaml.safe_dump({"preset": "smoke", "datasets": [base | dataset]}))
+    base = to_tree(load_config(preset="miniature"))["datasets"][0]
+    (folder / "run.yaml").write_text(yaml.safe_dump({"preset": "miniature", "datasets": [base | dataset]}))
     return load_config(file=folder / "run.yaml").datasets[0]
 
 

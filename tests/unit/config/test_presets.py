@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -72,3 +73,15 @@ def test_configurations_are_hashable_and_compare_by_value() -> None:
     """Frozen sections are keys of caches; an encoder's options, a dictionary, count in comparisons only."""
     assert hash(build_preset("miniature")) == hash(build_preset("miniature"))
     assert build_preset("miniature") == build_preset("miniature")
+
+
+def test_a_linear_probe_needs_attributes_of_every_scored_modality() -> None:
+    smoke = build_preset("smoke")
+    bare = tuple(
+        replace(dataset, source=replace(dataset.source, attribute_fields=())) if dataset.name == "imu" else dataset
+        for dataset in smoke.datasets
+    )
+    with pytest.raises(ValueError, match=r"linear_probe, which predicts attributes, and imu has no\s+source.attribute"):
+        replace(smoke, datasets=bare)
+    others = tuple(name for name in smoke.evaluate.methods if name != "linear_probe")
+    replace(smoke, datasets=bare, evaluate=replace(smoke.evaluate, methods=others))
