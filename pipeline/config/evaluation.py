@@ -50,6 +50,15 @@ class FinetuneConfig:
     """Pairs an update (at most the support)."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay."""
+    tuned: Literal["all", "first_layer", "last_layer", "biases"] = "all"
+    """Which of the projector's parameters are trained."""
+    selection: Literal["fixed", "holdout", "folds"] = "fixed"
+    """How many of the steps are made: all of them, or the best of 0, 1/4, 1/2, 3/4 and all by the caption loss of pairs
+    of the support that are kept out; then all pairs are trained on for that many. One pair alone: all of them."""
+    holdout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
+    """Share of the pairs that `holdout` keeps out (one at least, and one at least is trained on)."""
+    folds: Annotated[int, Field(ge=2)] = 4
+    """Folds of `folds`; as many as pairs or more: leave-one-out."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -121,3 +130,12 @@ class EvaluateConfig:
     """Bootstrap resamples of every interval."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     """Level of every interval."""
+
+    @model_validator(mode="after")
+    def _low_rank_updates_have_no_biases(self) -> EvaluateConfig:
+        if self.random_lora.tuned == "biases":
+            raise ValueError(
+                "random_lora.tuned must be 'all', 'first_layer' or 'last_layer' (low-rank updates have no biases), "
+                "got 'biases'"
+            )
+        return self

@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.adaptation.artifact import AdapterCard, check_fits, load_adapter, save_adapter
 from pipeline.adaptation.captioner import Captioner, ProjectorCaptioner
+from pipeline.adaptation.finetune import choose_tuned
 from pipeline.adaptation.methods import Method, MethodContext, SemiMethod, build_methods, count_parameters
 from pipeline.adaptation.support import SupportSet, draw_supports, read_support
 from pipeline.config.fingerprint import fingerprint
@@ -218,7 +219,8 @@ def _integrated(cell: Cell, llm: FrozenLLM, support: SupportSet) -> tuple[Projec
         raise ValueError(
             f"the adapter of {cell.name} was made of other pairs than this configuration draws: run integrate again"
         )
-    trained = count_parameters(projector) if card.finetune_steps else 0
+    choose_tuned(projector, cell.config.integrate.finetune.tuned)
+    trained = count_parameters(projector, trainable=True) if card.finetune_steps else 0
     captioner = ProjectorCaptioner(projector=projector.to(llm.model.device), llm=llm, trained_parameters=trained)
     return captioner, card.seconds
 
