@@ -72,8 +72,8 @@ def require_validation(config: ExperimentConfig) -> None:
     if not config.validation:
         high = [dataset.name for dataset in config.datasets_of("train")]
         raise ValueError(
-            f"validation is empty: name high-resource modalities ({', '.join(high)}) that no training stage reads, such "
-            "as --set validation='[\"speech\"]', and train with the same setting"
+            f"validation is empty: name high-resource modalities ({', '.join(high)}) that no training stage reads, "
+            "such as --set validation='[\"speech\"]', and train with the same setting"
         )
 
 
