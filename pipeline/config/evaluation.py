@@ -5,7 +5,8 @@ In: plain values.  Out: `IntegrateConfig` and `EvaluateConfig`, checked when the
 
 from __future__ import annotations
 
-from dataclasses import field
+import math
+from dataclasses import field, replace
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -45,12 +46,28 @@ class FinetuneConfig:
 
     steps: NonNegativeInt = 100
     """Updates; 0: the adapter as generated."""
+    min_epochs: NonNegativeFloat = 0.0
+    """Passes over the pairs that are made at least: where `steps` are fewer than that, there are more of them."""
     learning_rate: PositiveFloat = 1e-3
     """Learning rate of AdamW, with linear warm-up over a tenth of the steps and cosine decay."""
     batch_size: PositiveInt = 32
     """Pairs an update (at most the support)."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay."""
+    tuned: Literal["all", "first_layer", "last_layer", "biases"] = "all"
+    """Which of the projector's parameters are trained."""
+    selection: Literal["fixed", "holdout", "folds"] = "fixed"
+    """How many of the steps are made: all of them, or the best of 0, 1/4, 1/2, 3/4 and all by the caption loss of pairs
+    of the support that are kept out; then all pairs are trained on for that many. One pair alone: all of them."""
+    holdout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
+    """Share of the pairs that `holdout` keeps out (one at least, and one at least is trained on)."""
+    folds: Annotated[int, Field(ge=2)] = 4
+    """Folds of `folds`; as many as pairs or more: leave-one-out."""
+
+    def for_pairs(self, pairs: int) -> FinetuneConfig:
+        """These settings with the number of steps that so many pairs get."""
+        epochs = math.ceil(self.min_epochs * pairs / self.batch_size)
+        return replace(self, steps=max(self.steps, epochs)) if self.steps else self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -158,3 +175,12 @@ class EvaluateConfig:
     """Bootstrap resamples of every interval."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     """Level of every interval."""
+
+    @model_validator(mode="after")
+    def _low_rank_updates_have_no_biases(self) -> EvaluateConfig:
+        if self.random_lora.tuned == "biases":
+            raise ValueError(
+                "random_lora.tuned must be 'all', 'first_layer' or 'last_layer' (low-rank updates have no biases), "
+                "got 'biases'"
+            )
+        return self

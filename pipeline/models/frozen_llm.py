@@ -95,7 +95,10 @@ class FrozenLLM(nn.Module):
 
     def caption_losses(self, soft_BSD: Tensor, captions: Sequence[str]) -> Tensor:
         """Mean cross-entropy of each caption, `[B]`; differentiable in the soft tokens."""
-        ids = self.caption_ids(captions)
+        return self.token_losses(soft_BSD, self.caption_ids(captions))
+
+    def token_losses(self, soft_BSD: Tensor, ids: list[list[int]]) -> Tensor:
+        """`caption_losses` of captions that are token ids already, for who reads the same ones in every step."""
         buckets = self.buckets([len(row) for row in ids], soft_tokens=soft_BSD.shape[1])
         if torch.is_grad_enabled() and soft_BSD.requires_grad:
             apply: Callable[..., Tensor] = _CaptionLosses.apply

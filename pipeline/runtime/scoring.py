@@ -15,7 +15,6 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.adaptation.captioner import Captioner
-from pipeline.adaptation.methods import Method
 from pipeline.adaptation.support import SupportSet
 from pipeline.config.schema import ExperimentConfig, MethodName, Shots
 from pipeline.evaluation.attributes import vocabulary_of
@@ -64,39 +63,52 @@ def longest_first(cells: list[MethodCell]) -> list[MethodCell]:
 
 def score_cell(cell: MethodCell) -> list[Result]:
     """Fit and score every replicate of a cell, or read the scores of finished ones."""
-    place = cell.place
-    models = run_models(place)
-    method = models.methods[cell.method]
-    replicates = place.config.evaluate.design.replicates(
-        place.shots, draws=place.config.integrate.draws, stochastic=method.stochastic
-    )
-    return [_replicate(cell, models, method, draw, seed) for draw, seed in replicates]
+    return [_kept(cell, draw, seed) for draw, seed in _replicates(cell)]
 
 
-def _replicate(cell: MethodCell, models: RunModels, method: Method, draw: int, seed: int) -> Result:
+def score_anew(cell: MethodCell) -> list[Result]:
+    """Fit and score every replicate of a cell, and keep nothing."""
+    return [_fit_and_score(cell, draw, seed) for draw, seed in _replicates(cell)]
+
+
+def _replicates(cell: MethodCell) -> list[tuple[int, int]]:
+    config = cell.place.config
+    stochastic = run_models(cell.place).methods[cell.method].stochastic
+    return config.evaluate.design.replicates(cell.place.shots, draws=config.integrate.draws, stochastic=stochastic)
+
+
+def _kept(cell: MethodCell, draw: int, seed: int) -> Result:
     directory = cell.directory / f"draw-{draw}-seed-{seed}"
     stamp = directory / f"complete-{cell.place.fingerprint}"
     if stamp.exists():
         return load_results(directory)[0]
     shutil.rmtree(directory, ignore_errors=True)
-    test = _test_set(cell.place)
-    support = read_draw(models, cell.place, draw)
+    result = _fit_and_score(cell, draw, seed)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_results(directory, [result])
+    stamp.touch()
+    return result
+
+
+def _fit_and_score(cell: MethodCell, draw: int, seed: int) -> Result:
+    place, models = cell.place, run_models(cell.place)
+    test, support = _test_set(place), read_draw(models, place, draw)
     with PeakRss(interval_s=0.1) as peak:
         before = peak.bytes
         began = time.perf_counter()
         captioner: Captioner
-        made = _made(cell.place, models, support, draw) if cell.method == "semi" and seed == 0 else None
+        made = _made(place, models, support, draw) if cell.method == "semi" and seed == 0 else None
         if made is None:
-            captioner = method.fit(support, fit_seed(cell.place, draw, seed))
+            captioner = models.methods[cell.method].fit(support, fit_seed(place, draw, seed))
             seconds = time.perf_counter() - began
         else:
             # Made by the stage before: reading it back is not what it cost.
             captioner, seconds = made
-    result = score_captions(
-        dataset=cell.place.dataset,
-        encoder=cell.place.encoder,
+    return score_captions(
+        dataset=place.dataset,
+        encoder=place.encoder,
         method=cell.method,
-        shots=None if cell.place.shots == "full" else cell.place.shots,
+        shots=None if place.shots == "full" else place.shots,
         draw=draw,
         seed=seed,
         pairs=support.shots,
@@ -110,10 +122,6 @@ def _replicate(cell: MethodCell, models: RunModels, method: Method, draw: int, s
         seconds=seconds,
         peak_bytes=max(0, peak.bytes - before),
     )
-    directory.mkdir(parents=True, exist_ok=True)
-    save_results(directory, [result])
-    stamp.touch()
-    return result
 
 
 def _made(place: Place, models: RunModels, support: SupportSet, draw: int) -> tuple[Captioner, float] | None:

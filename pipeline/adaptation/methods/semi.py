@@ -64,7 +64,7 @@ class SemiMethod:
     def fit(self, support: SupportSet, seed: int) -> Captioner:
         """A captioner with the projector made of this support."""
         projector = self.project(support, seed)
-        trained = count_parameters(projector) if self.finetuning.steps else 0
+        trained = count_parameters(projector, trainable=True) if self.finetuning.steps else 0
         return ProjectorCaptioner(projector=projector, llm=self.llm, trained_parameters=trained)
 
 

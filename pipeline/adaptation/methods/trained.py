@@ -39,7 +39,9 @@ class TrainedProjectorMethod:
     def fit(self, support: SupportSet, seed: int) -> Captioner:
         """Bring the input to the encoder's width, then train."""
         projector = finetune(self._start(support, seed), self.llm, support, self.finetuning, seed=seed)
-        return ProjectorCaptioner(projector=projector, llm=self.llm, trained_parameters=count_parameters(projector))
+        return ProjectorCaptioner(
+            projector=projector, llm=self.llm, trained_parameters=count_parameters(projector, trainable=True)
+        )
 
     def _start(self, support: SupportSet, seed: int) -> Projector:
         if self.from_scratch:
@@ -79,7 +81,9 @@ class LimberMethod:
             soft_tokens=self.soft_tokens or self.projector.soft_tokens,
         )
         projector = finetune(fresh.to(self.llm.model.device), self.llm, support, self.finetuning, seed=seed)
-        return ProjectorCaptioner(projector=projector, llm=self.llm, trained_parameters=count_parameters(projector))
+        return ProjectorCaptioner(
+            projector=projector, llm=self.llm, trained_parameters=count_parameters(projector, trainable=True)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,7 +7,7 @@ those below `pipeline/models/miniature/weights` (a contract test holds the three
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal
 
 from pipeline.config.schema import (
     DatasetConfig,
@@ -47,6 +47,9 @@ DEMO_METHODS: tuple[MethodName, ...] = (
     "constant",
 )
 SMOKE_MODALITIES = ("image", "audio", "text", "imu", "digits")
+
+SMOKE_METHODS: tuple[MethodName, ...] = (*DEMO_METHODS, "ridge_init", "retrieval_icl", "linear_probe")
+"""One of each kind; `tests/integration/test_sample_efficiency.py` runs all."""
 
 
 def miniature() -> ExperimentConfig:
@@ -125,7 +128,7 @@ def smoke() -> ExperimentConfig:
         integrate=IntegrateConfig(shots=(8,), draws=2, finetune=FinetuneConfig(steps=2, batch_size=8)),
         evaluate=replace(
             full.evaluate,
-            methods=get_args(MethodName),
+            methods=SMOKE_METHODS,
             test_samples=6,
             scratch=FinetuneConfig(steps=2, batch_size=8),
             finetuned_projector=FinetuneConfig(steps=2, batch_size=8),

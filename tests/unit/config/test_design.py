@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.config.load import override
 from pipeline.config.presets import PRESETS
-from pipeline.config.schema import DesignConfig, Shots
+from pipeline.config.schema import DesignConfig, FinetuneConfig, Shots
 
 SIZES: list[Shots] = [4, 32, "full"]
 
@@ -51,3 +51,9 @@ def test_sizes_are_numbers_or_full() -> None:
 def test_a_method_that_is_not_there_has_no_sizes() -> None:
     with pytest.raises(ValueError, match=r"evaluate\.design\.methods_at"):
         override(PRESETS["miniature"](), {"evaluate.design.methods_at": {"magic": [32]}})
+
+
+def test_many_pairs_get_more_steps() -> None:
+    config = FinetuneConfig(steps=60, batch_size=16, min_epochs=2.0)
+    assert [config.for_pairs(pairs).steps for pairs in (4, 480, 481, 2080)] == [60, 60, 61, 260]
+    assert FinetuneConfig(steps=0, min_epochs=2.0).for_pairs(5000).steps == 0

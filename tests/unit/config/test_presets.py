@@ -38,9 +38,10 @@ def test_embedded_presets_read_only_what_the_suite_writes(name: str) -> None:
         assert len(dataset.encoders) >= 2
 
 
-def test_every_method_is_run_by_the_smoke_preset_and_eight_by_the_demo() -> None:
-    assert set(build_preset("smoke").evaluate.methods) == set(get_args(MethodName))
+def test_every_method_is_run_by_the_sample_efficiency_preset_and_eight_by_the_demo() -> None:
+    assert set(build_preset("sample_efficiency").evaluate.methods) == set(get_args(MethodName))
     assert len(build_preset("miniature").evaluate.methods) == 8
+    assert set(build_preset("miniature").evaluate.methods) < set(build_preset("smoke").evaluate.methods)
     # Captions of the paper's data sets come without attributes.
     assert set(get_args(MethodName)) - set(build_preset("paper_llama1b").evaluate.methods) == {"linear_probe"}
 

@@ -52,6 +52,8 @@ def _make(
                                 method=method,
                                 shots=size,
                                 draw=draw,
+                                seed=0,
+                                pairs=size,
                                 ids=[f"{dataset}-{number}" for number in range(samples)],
                                 captions=[caption(guess) for guess in guesses],
                                 references=[[caption(truth), f"another text {dataset}"] for truth in truths],
@@ -60,6 +62,7 @@ def _make(
                                 trained_parameters=100 if encoder == "a" else 300,
                                 deployed_parameters=1000,
                                 seconds=0.5 + draw,
+                                peak_bytes=0,
                             )
                         )
     return results

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -75,8 +76,9 @@ def test_caption_table_lays_methods_side_by_side(results: list[Result]) -> None:
 def test_one_caption_an_id() -> None:
     with pytest.raises(ValueError, match="satellite: need one caption an id, got 1 for 2"):
         score_captions(
-            dataset="satellite", encoder="a", method="semi", shots=1, draw=0, ids=["1", "2"], captions=["x"],
-            references=[["x"]], truths=[{}], vocabulary={}, trained_parameters=0, deployed_parameters=0, seconds=0.0,
+            dataset="satellite", encoder="a", method="semi", shots=1, draw=0, seed=0, pairs=1, ids=["1", "2"],
+            captions=["x"], references=[["x"]], truths=[{}], vocabulary={}, trained_parameters=0,
+            deployed_parameters=0, seconds=0.0, peak_bytes=0,
         )  # fmt: skip
 
 
@@ -160,7 +162,7 @@ def test_results_that_do_not_fit_together_are_refused(make_results: MakeResults)
     rows = make_results(datasets=("imu",))
     with pytest.raises(ValueError, match="no results"):
         summarise([])
-    with pytest.raises(ValueError, match="imu, semi, 32 shots: two results for draw 0 of encoder imu-a"):
+    with pytest.raises(ValueError, match="imu, semi, 32 shots: two results for draw 0, seed 0 of encoder imu-a"):
         summarise([*rows, rows[0]])
     with pytest.raises(ValueError, match=r"every encoder needs the same draws \[1, 2\]"):
         summarise(rows[1:])
@@ -174,3 +176,33 @@ def test_results_that_do_not_fit_together_are_refused(make_results: MakeResults)
     with pytest.raises(ValueError, match="share no dataset"):
         ours = [r for r in rows if r.method == "semi"]
         summarise([*ours, *(r for r in make_results(datasets=("satellite",)) if r.method == "scratch")])
+
+
+def _with(result: Result, **changes: Any) -> Result:
+    return dataclasses.replace(result, **changes)
+
+
+def test_seeds_of_a_draw_are_averaged_before_the_bootstrap(results: list[Result]) -> None:
+    ours = [r for r in results if r.method == "semi" and r.encoder.endswith("-a")]
+    # The scores of another draw in the place of a second seed: any other scores on the same samples would do.
+    seconds = [_with(ours[(place + 1) % 3 + place // 3 * 3], seed=1, draw=r.draw) for place, r in enumerate(ours)]
+    one, both = summarise(ours, settings=QUICK), summarise([*ours, *seconds], settings=QUICK)
+    cell, mean = one.cells["satellite", "semi", 32], both.cells["satellite", "semi", 32]
+    assert mean.draws == cell.draws == 3
+    assert mean.cider_d.mean == pytest.approx(cell.cider_d.mean)
+    # Each row is now the mean of two draws: they differ less.
+    assert mean.cider_d.high - mean.cider_d.low < cell.cider_d.high - cell.cider_d.low
+    with pytest.raises(ValueError, match=r"satellite, semi, 32 shots: two results for draw 0, seed 0 of encoder"):
+        summarise([*ours, ours[0]], settings=QUICK)
+
+
+def test_all_pairs_are_the_last_size_and_called_full(tmp_path: Path, results: list[Result]) -> None:
+    few = [r for r in results if r.draw == 0]
+    everything = [_with(r, shots=None, pairs=500) for r in few]
+    summary = summarise([*everything, *few], settings=QUICK)
+    assert summary.shots == [32, None]
+    save_results(tmp_path, everything)
+    read = load_results(tmp_path)
+    assert {(r.shots, r.pairs) for r in read} == {(None, 500)}
+    with pytest.raises(ValueError, match="imu, semi, full shots: two results"):
+        summarise([*few, *everything, *[r for r in everything if r.dataset == "imu"]], settings=QUICK)

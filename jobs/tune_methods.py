@@ -1,0 +1,92 @@
+"""Search the settings of every tunable method by the same number of trials, on validation modalities.
+
+In: trained stages of a run whose `validation` names modalities that they did not read.
+Out: `<run>/tune_methods/{trials.parquet,best.yaml}`; `--config best.yaml --preset NAME` takes the winners.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import yaml
+
+from jobs._cli import job_parser, run_job, stage_progress
+from jobs._run import Run, open_run, run_stage
+from pipeline.config.artifacts import write_text_atomic
+from pipeline.config.fingerprint import fingerprint
+from pipeline.runtime.fanout import fan_out
+from pipeline.runtime.identities import identities
+from pipeline.tracking import Tracker
+
+
+def run(run: Run, *, count: int, shots: int, draws: int) -> None:
+    """Run the trials that are not done, and write the table and the winners."""
+    from pipeline.adaptation.tuning import BUDGETS, SPACE, Trial, best_trial, require_validation, trials
+
+    require_validation(run.config)
+    config = replace(
+        run.config,
+        integrate=replace(run.config.integrate, shots=(shots,), draws=draws),
+        evaluate=replace(run.config.evaluate, on="validation"),
+    )
+    todo = [trial for method in BUDGETS for trial in trials(method, count, config.seed)]
+    upstream = identities(config, run.directory).evaluate
+    identity = fingerprint((upstream, count, [dict(trial.overrides) for trial in todo]))
+
+    def work(tracked: Tracker) -> dict[str, Any]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from pipeline.runtime.trials import TrialTask, run_trial
+
+        tasks = [
+            TrialTask(config=config, root=run.root, run_dir=run.directory, identity=upstream, trial=trial)
+            for trial in todo
+        ]
+        scores: dict[tuple[str, int], float] = {}
+        with stage_progress("tune methods", total=len(tasks), unit="trials") as advance:
+
+            def on_done(task: TrialTask, score: float) -> None:
+                scores[task.trial.method, task.trial.number] = score
+                advance(note=f"{task.trial.method} {score:.3f}")
+
+            fan_out(run_trial, tasks, runtime=config.runtime, root=run.root, on_done=on_done, verbose=run.verbose)
+        done: list[tuple[Trial, float]] = [(trial, scores[trial.method, trial.number]) for trial in todo]
+        best = {method: best_trial([entry for entry in done if entry[0].method == method]) for method in BUDGETS}
+        folder = run.directory / "tune_methods"
+        rows = [
+            {"method": trial.method, "trial": trial.number, "score": score}
+            | dict(zip(SPACE, trial.overrides.values(), strict=True))
+            for trial, score in done
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), folder / "trials.parquet")
+        tree: dict[str, Any] = {}
+        for trial in best.values():
+            for path, value in trial.overrides.items():
+                *sections, leaf = path.split(".")
+                reduce(lambda inner, key: inner.setdefault(key, {}), sections, tree)[leaf] = value
+        write_text_atomic(folder / "best.yaml", yaml.safe_dump(tree, sort_keys=False))
+        tracked.log_metrics({f"best/{method}": scores[method, trial.number] for method, trial in best.items()})
+        return {"trials": len(done)}
+
+    run_stage(run, "tune_methods", identity, work)
+
+
+def main() -> None:
+    """Entry point."""
+    parser = job_parser(__doc__)
+    parser.add_argument("--trials", type=int, default=16, help="trials of each method (default: 16)")
+    parser.add_argument("--shots", type=int, default=32, help="pairs of a support (default: 32)")
+    parser.add_argument("--draws", type=int, default=2, help="support draws a trial (default: 2)")
+    args = parser.parse_args()
+    for name in ("trials", "shots", "draws"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} must be 1 or more, got {getattr(args, name)}")
+    with open_run(args, "tune_methods") as opened:
+        run(opened, count=args.trials, shots=args.shots, draws=args.draws)
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,36 @@
+"""Every method is searched by the same points, in legal ranges, and never without validation modalities."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.adaptation.tuning import BUDGETS, best_trial, require_validation, trials
+from pipeline.config.load import override
+from pipeline.config.presets import build_preset
+
+
+def test_every_method_gets_the_same_number_of_the_same_points() -> None:
+    points = [[list(trial.overrides.values()) for trial in trials(method, 12, 3)] for method in BUDGETS]
+    assert all(values == points[0] and len(values) == 12 for values in points)
+    assert len({str(values) for values in points[0]}) == 12
+    assert trials("semi", 12, 4) != trials("semi", 12, 3)
+    assert trials("semi", 5, 3) == trials("semi", 12, 3)[:5]
+
+
+@pytest.mark.parametrize("method", list(BUDGETS))
+def test_every_point_is_a_legal_configuration(method: str) -> None:
+    smoke = build_preset("smoke")
+    for trial in trials(method, 12, 0):  # type: ignore[arg-type]
+        assert override(smoke, trial.overrides) != smoke
+
+
+def test_the_best_trial_is_the_first_of_equals() -> None:
+    first, second, third = trials("scratch", 3, 0)
+    assert best_trial([(first, 0.1), (third, 0.5), (second, 0.5)]) == second
+
+
+def test_no_validation_modality_is_refused() -> None:
+    smoke = build_preset("smoke")
+    with pytest.raises(ValueError, match=r"validation is empty.*--set validation='\[\"speech\"\]'"):
+        require_validation(smoke)
+    require_validation(override(smoke, {"validation": ["audio"]}))
