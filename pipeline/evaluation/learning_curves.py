@@ -51,7 +51,7 @@ def plot_learning_curves(summary: Summary, path: Path, *, shots: int = 32, each:
             _panel(axis, summary, dataset, shown, exact)
             axis.set_title(dataset)
             axis.tick_params(labelsize=7.5, labelleft=number % _COLUMNS == 0)
-        drawn.suptitle(f"Learning curves: {_metric(exact)}", x=0.01, ha="left", fontsize=13, weight="bold")
+        _headline(drawn, f"Learning curves: {_metric(exact)}")
         drawn.supxlabel(
             f"the best {each} methods of each family at {shots} pairs; {_level(summary)}", fontsize=9, color=GREY
         )
@@ -165,7 +165,6 @@ def _curve(summary: Summary, method: str, dataset: str | None) -> list[Cell]:
 
 
 def _panel(axis: Any, summary: Summary, dataset: str | None, methods: Sequence[str], exact: bool) -> None:
-    drawn: dict[str, int] = {}
     for method in reversed(methods):  # the best on top
         points, family, ours = _curve(summary, method, dataset), family_of(method), method == summary.focus
         if not points:
@@ -185,7 +184,6 @@ def _panel(axis: Any, summary: Summary, dataset: str | None, methods: Sequence[s
             markersize=5 if ours else 3.5,
             linewidth=2.6 if ours else 1.5,
         )
-        drawn[method] = rank
     axis.set_xscale("log", base=2)
     axis.minorticks_off()
     sizes = {cell.pairs: size for m in methods for size, cell in _sized(summary, m, dataset).items()}
@@ -216,7 +214,13 @@ def _label_ends(axis: Any, summary: Summary, dataset: str | None, methods: Seque
             fontsize=9,
             weight="bold" if method == summary.focus else "normal",
             color=family_of(method).colour,
-            arrowprops={"arrowstyle": "-", "color": family_of(method).colour, "linewidth": 0.6, "alpha": 0.6},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": family_of(method).colour,
+                "linewidth": 0.6,
+                "alpha": 0.6,
+                "relpos": (0, 0.5),
+            },
         )
 
 
@@ -233,8 +237,18 @@ def _label_points(axis: Any, methods: Sequence[str], x: dict[str, float], means:
             fontsize=8.5,
             weight="bold" if method == focus else "normal",
             color=family_of(method).colour,
-            arrowprops={"arrowstyle": "-", "color": family_of(method).colour, "linewidth": 0.5, "alpha": 0.4},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": family_of(method).colour,
+                "linewidth": 0.5,
+                "alpha": 0.4,
+                "relpos": (0, 0.5),
+            },
         )
+
+
+def _headline(drawn: Any, text: str) -> None:
+    drawn.suptitle(text, x=0.01, ha="left", fontsize=13, weight="bold")
 
 
 def _exact(summary: Summary) -> bool:
