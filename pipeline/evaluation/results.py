@@ -19,11 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.evaluation.attributes import attribute_accuracy
-from pipeline.evaluation.metrics import caption_metrics
+from pipeline.evaluation.metrics import ReferenceSet
 
 RESULTS_FILE = "results.parquet"
 SAMPLES_FILE = "samples.parquet"
 
+TEXT_METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor_exact_stem")
+"""Metrics of a whole set of captions, x100."""
 _KEY = ("dataset", "encoder", "method", "shots", "draw", "seed")
 _RESULTS_SCHEMA = pa.schema(
     [
@@ -32,8 +34,7 @@ _RESULTS_SCHEMA = pa.schema(
         ("pairs", pa.int64()),
         ("attribute_accuracy", pa.float64()),
         ("cider_d", pa.float64()),
-        ("bleu_4", pa.float64()),
-        ("rouge_l", pa.float64()),
+        *[(name, pa.float64()) for name in TEXT_METRICS],
         ("trained_parameters", pa.int64()),
         ("deployed_parameters", pa.int64()),
         ("seconds", pa.float64()),
@@ -97,9 +98,13 @@ class Result:
     attribute_accuracy: float | None
     """0..1; None where the dataset has no attributes."""
     cider_d: float
-    """x100, as bleu_4 and rouge_l."""
+    """x100, as the metrics below."""
+    bleu_1: float
+    bleu_2: float
+    bleu_3: float
     bleu_4: float
     rouge_l: float
+    meteor_exact_stem: float
     trained_parameters: int
     """Parameters that gradient steps on the support changed."""
     deployed_parameters: int
@@ -123,7 +128,7 @@ def score_captions(
     pairs: int,
     ids: Sequence[str],
     captions: Sequence[str],
-    references: Sequence[Sequence[str]],
+    references: ReferenceSet | Sequence[Sequence[str]],
     truths: Sequence[Mapping[str, str]],
     vocabulary: Mapping[str, AbstractSet[str]],
     trained_parameters: int,
@@ -131,10 +136,14 @@ def score_captions(
     seconds: float,
     peak_bytes: int,
 ) -> Result:
-    """Score one method's captions; an empty `vocabulary` means a dataset without attributes."""
+    """Score one method's captions; an empty `vocabulary` means a dataset without attributes.
+
+    A `ReferenceSet` saves preparing the same references for every method.
+    """
     if len(ids) != len(captions):
         raise ValueError(f"{dataset}: need one caption an id, got {len(captions)} for {len(ids)}")
-    scores = caption_metrics(captions, references)
+    references = references if isinstance(references, ReferenceSet) else ReferenceSet(references)
+    scores = references.score(captions)
     attributes = attribute_accuracy(captions, truths, vocabulary) if vocabulary else None
     return Result(
         dataset=dataset,
@@ -146,8 +155,7 @@ def score_captions(
         pairs=pairs,
         attribute_accuracy=attributes.mean if attributes else None,
         cider_d=scores.cider_d,
-        bleu_4=scores.bleu_4,
-        rouge_l=scores.rouge_l,
+        **{name: getattr(scores, name) for name in TEXT_METRICS},
         trained_parameters=trained_parameters,
         deployed_parameters=deployed_parameters,
         seconds=seconds,
@@ -156,7 +164,7 @@ def score_captions(
         samples=SampleScores(
             ids=tuple(ids),
             captions=tuple(captions),
-            references=tuple(texts[0] for texts in references),
+            references=tuple(texts[0] for texts in references.texts),
             attribute_accuracy=attributes.per_sample if attributes else None,
             cider_d=scores.cider_d_per_sample,
         ),

@@ -8,6 +8,7 @@ sample by sample before the bootstrap: more of them make a modality's figure bro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.evaluation.protocol import Estimate, Scores, bootstrap_interval, paired_difference
-from pipeline.evaluation.results import Result, shots_label, shots_order
+from pipeline.evaluation.results import TEXT_METRICS, Result, shots_label, shots_order
 
 Metric = Literal["attribute_accuracy", "cider_d"]
 
@@ -55,9 +56,13 @@ class Cell:
     attribute_accuracy: Estimate | None
     """0..1; None where no dataset has attributes."""
     cider_d: Estimate
-    """x100, as bleu_4 and rouge_l."""
+    """x100, as the metrics below."""
+    bleu_1: float
+    bleu_2: float
+    bleu_3: float
     bleu_4: float
     rouge_l: float
+    meteor_exact_stem: float
     pairs: float
     """Pairs that were read, the mean over datasets."""
     draws: int
@@ -193,8 +198,7 @@ def _cell(by_dataset: Sequence[Sequence[Result]], settings: IntervalSettings) ->
         datasets=tuple(group[0].dataset for group in by_dataset),
         attribute_accuracy=settings.interval(accuracy) if accuracy else None,
         cider_d=settings.interval(cider),
-        bleu_4=_mean_of_means(by_dataset, "bleu_4"),
-        rouge_l=_mean_of_means(by_dataset, "rouge_l"),
+        **{name: _mean_of_means(by_dataset, name) for name in TEXT_METRICS},
         pairs=_mean_of_means(by_dataset, "pairs"),
         draws=min(len(matrix) for matrix in cider),
         test_samples=sum(matrix.shape[1] for matrix in cider),
@@ -263,8 +267,10 @@ def _name(result: Result) -> str:
     return f"{result.dataset}, {result.method}, {shots_label(result.shots)} shots"
 
 
-def _mean_of_means(by_dataset: Iterable[Sequence[Result]], metric: str) -> float:
-    return float(np.mean([np.mean([getattr(result, metric) for result in group]) for group in by_dataset]))
+def _mean_of_means(by_dataset: Sequence[Sequence[Result]], metric: str) -> float:
+    # fsum: the same to the last bit whatever the order of the results.
+    means = [math.fsum(getattr(result, metric) for result in group) / len(group) for group in by_dataset]
+    return math.fsum(means) / len(means)
 
 
 def _by_encoder(results: Sequence[Result]) -> dict[str, dict[str, float]]:
@@ -273,7 +279,7 @@ def _by_encoder(results: Sequence[Result]) -> dict[str, dict[str, float]]:
         of_encoder = [result for result in results if result.encoder == encoder]
         encoders[encoder] = {
             metric: float(np.mean([getattr(result, metric) for result in of_encoder]))
-            for metric in ("attribute_accuracy", "cider_d", "bleu_4", "rouge_l")
+            for metric in ("attribute_accuracy", "cider_d", *TEXT_METRICS)
             if getattr(of_encoder[0], metric) is not None
         }
     return encoders

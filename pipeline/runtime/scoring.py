@@ -18,6 +18,7 @@ from pipeline.adaptation.captioner import Captioner
 from pipeline.adaptation.support import SupportSet
 from pipeline.config.schema import ExperimentConfig, MethodName, Shots
 from pipeline.evaluation.attributes import vocabulary_of
+from pipeline.evaluation.metrics import ReferenceSet
 from pipeline.evaluation.protocol import test_rows
 from pipeline.evaluation.provenance import PeakRss
 from pipeline.evaluation.results import Result, load_results, save_results, score_captions
@@ -140,7 +141,7 @@ class _TestSet:
 
     embeddings: Tensor
     ids: list[str]
-    references: list[tuple[str, ...]]
+    references: ReferenceSet
     truths: list[dict[str, str]]
     vocabulary: dict[str, frozenset[str]]
 
@@ -152,7 +153,7 @@ def _test_set(place: Place) -> _TestSet:
     return _TestSet(
         embeddings=test.embeddings(rows),
         ids=test.ids(rows),
-        references=test.captions(rows),
+        references=ReferenceSet(test.captions(rows)),
         truths=test.attributes(rows),
         # Values of all test rows, whichever of them are scored.
         vocabulary=vocabulary_of(test.attributes(all_positions(test))),

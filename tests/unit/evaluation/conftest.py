@@ -17,6 +17,7 @@ VALUES = {
 SKILLS = {"semi": 0.9, "semi_shuffled_text": 0.3, "scratch": 0.5}
 
 MakeResults = Callable[..., list[Result]]
+Texts = tuple[list[str], list[list[str]]]
 
 
 def caption(truth: dict[str, str]) -> str:
@@ -76,3 +77,21 @@ def make_results() -> MakeResults:
 @pytest.fixture(scope="session")
 def results(make_results: MakeResults) -> list[Result]:
     return make_results()
+
+
+@pytest.fixture(scope="session")
+def texts() -> Texts:
+    """Captions of 40 samples and one to three references of each, tokens alike in every tokeniser."""
+    rng = np.random.default_rng(0)
+    words = "a red circle on the left of large blue square near green star with bright pattern".split()
+
+    def text() -> list[str]:
+        return [str(word) for word in rng.choice(words, size=rng.integers(4, 9))]
+
+    references = [[" ".join(text()) for _ in range(rng.integers(1, 4))] for _ in range(40)]
+    # Candidates share most of their words, in order, with a reference.
+    candidates = [
+        " ".join(w if rng.random() < 0.8 else str(rng.choice(words)) for w in r[0].split()) for r in references
+    ]
+    candidates[3] = " ".join(text()[:2])
+    return candidates, references

@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.evaluation.metrics import caption_metrics, tokenize
+from pipeline.evaluation.metrics import ReferenceSet, caption_metrics, tokenize
+from pipeline.evaluation.results import TEXT_METRICS
+from tests.unit.evaluation.conftest import Texts
 
 
 def test_tokens_are_lower_case_words_with_inner_hyphens_apostrophes_and_decimals() -> None:
@@ -108,8 +110,8 @@ def test_order_of_samples_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("captions", "references", "message"),
     [
-        ([], [], "got 0, 0"),
-        (["a"], [["a"], ["b"]], "got 1, 2"),
+        ([], [], "at least one sample, got none"),
+        (["a"], [["a"], ["b"]], "one caption a sample, got 1 for 2"),
         (["a"], ["a"], "sequence of sequences of strings"),
         ("a", [["a"]], "sequence of strings"),
         (["a", "b"], [["a"], []], r"references\[1\] is \[\]"),
@@ -119,3 +121,42 @@ def test_order_of_samples_does_not_matter() -> None:
 def test_unusable_input_is_refused(captions: list[str], references: list[list[str]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         caption_metrics(captions, references)
+
+
+def test_bleu_1_to_3_by_hand() -> None:
+    # One sample; clipped precisions 5/6, 3/5, 2/4, equal lengths: geometric means of the first one, two and three.
+    scores = caption_metrics(["the cat sat on the mat"], [["the cat sat on a mat"]])
+    assert scores.bleu_1 == pytest.approx(100 * 5 / 6)
+    assert scores.bleu_2 == pytest.approx(100 * (5 / 6 * 3 / 5) ** (1 / 2))
+    assert scores.bleu_3 == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4) ** (1 / 3))
+
+
+def test_shorter_bleu_counts_where_no_four_words_agree() -> None:
+    scores = caption_metrics(["a b x y"], [["a b c d"]])
+    assert scores.bleu_1 == pytest.approx(50.0)
+    assert scores.bleu_2 == pytest.approx(100 * (1 / 2 * 1 / 3) ** (1 / 2))
+    assert (scores.bleu_3, scores.bleu_4) == (0.0, 0.0)
+
+
+def test_meteor_by_hand() -> None:
+    # Five of six words match, in one chunk of four and one of one: "sits" and "sit" by their stem.
+    # P = R = Fmean = 5/6; penalty 0.5 * (2/5)^3.
+    scores = caption_metrics(["a cat sits on the mat"], [["nothing", "a cat sit on one mat"]])
+    assert scores.meteor_exact_stem == pytest.approx(100 * 5 / 6 * (1 - 0.5 * (2 / 5) ** 3))
+
+
+def test_meteor_knows_no_synonyms() -> None:
+    assert caption_metrics(["car"], [["automobile"]]).meteor_exact_stem == 0.0
+    assert caption_metrics(["cars"], [["car"]]).meteor_exact_stem == pytest.approx(50.0)  # one chunk of one word
+
+
+def test_a_reference_set_scores_as_if_it_were_new(texts: Texts) -> None:
+    candidates, references = texts
+    prepared = ReferenceSet(references)
+    for order in range(3):
+        captions = candidates[order:] + candidates[:order]
+        kept, fresh = prepared.score(captions), caption_metrics(captions, references)
+        for name in TEXT_METRICS:
+            assert getattr(kept, name) == getattr(fresh, name)
+        assert np.array_equal(kept.cider_d_per_sample, fresh.cider_d_per_sample)
+    assert len(prepared) == len(references)
