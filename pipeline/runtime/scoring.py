@@ -74,7 +74,12 @@ def score_anew(cell: MethodCell) -> list[Result]:
 def _replicates(cell: MethodCell) -> list[tuple[int, int]]:
     config = cell.place.config
     stochastic = run_models(cell.place).methods[cell.method].stochastic
-    return config.evaluate.design.replicates(cell.place.shots, draws=config.integrate.draws, stochastic=stochastic)
+    return config.evaluate.design.replicates(
+        cell.place.shots,
+        draws=config.integrate.draws,
+        stochastic=stochastic,
+        encoder=cell.place.encoder_number,
+    )
 
 
 def _kept(cell: MethodCell, draw: int, seed: int) -> Result:
