@@ -96,8 +96,8 @@ class DesignConfig:
     seeds: PositiveInt = 1
     """Seeds of the fits of a draw, for methods whose result depends on one; the others are fitted once a draw."""
     crossed_at: tuple[Shots, ...] | None = None
-    """Support sizes at which every draw is fitted with every seed through a modality's first encoder (`full` always is);
-    elsewhere draw d is fitted once, with seed d modulo `seeds`. None: all sizes, through all encoders."""
+    """Support sizes at which every draw is fitted with every seed, through a modality's first encoder (`full` always
+    is); elsewhere draw d is fitted once, with seed d modulo `seeds`. None: all sizes, through all encoders."""
     further_encoders_at: tuple[Shots, ...] | None = None
     """Support sizes at which a modality's encoders beyond the first are scored too; None: all sizes."""
     methods_at: dict[MethodName, tuple[Shots, ...]] = field(default_factory=dict, hash=False)
