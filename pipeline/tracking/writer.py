@@ -145,7 +145,9 @@ class RunWriter:
             history = self.store.client.get_metric_history(run_id, name)
             self._continued[name] = {point.step: point.value for point in history}
         steps = self._continued[name]
-        return step in steps and (len(steps) > 1 or steps[step] == value)
+        known = step in steps and (len(steps) > 1 or steps[step] == value)
+        steps.setdefault(step, value)
+        return known
 
     def _artifact(self, record: Record) -> None:
         path, folder, run_id = Path(record["path"]), record["folder"], self.begin()
