@@ -191,7 +191,10 @@ class MlflowTracker:
     def __enter__(self) -> Self:
         if self._spec.parent is not None:
             self._begun()
-        elif self._spec.owned and any_waiting(self._spool_dir):
+            return self
+        if self._spec.owned:
+            self._store.check_server()
+        if self._spec.owned and any_waiting(self._spool_dir):
             with suppress(ValueError, *store_errors()):  # a store that is away is said when something is to be logged
                 deliver_abandoned(self._spool_dir, self._store)
         return self

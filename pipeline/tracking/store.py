@@ -119,6 +119,11 @@ class Store:
         _close_orphans(self.client, experiment.experiment_id)
         return str(experiment.experiment_id)
 
+    def check_server(self) -> None:
+        """A server that does not answer is said before any work; a database is opened when it is needed."""
+        if self.uri.startswith(("http://", "https://")):
+            self._get_experiment()
+
     def _get_experiment(self) -> Any:
         try:
             return self.client.get_experiment_by_name(self.experiment)
