@@ -218,8 +218,7 @@ class MlflowTracker:
         late = [run._spec.name for run in self._tree() if not run._arrived(deadline)]
         if late:
             _log.error(
-                "the tracking store did not take everything of %s; it waits in %s and is delivered by the next job, or "
-                "`python -m jobs.ui --deliver`", ", ".join(late), self._spool_dir,
+                "the tracking store did not take everything of %s; it waits in %s and is delivered by the next job", ", ".join(late), self._spool_dir,
             )  # fmt: skip
 
     def _tree(self) -> list[MlflowTracker]:
