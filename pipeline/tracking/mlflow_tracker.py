@@ -218,8 +218,10 @@ class MlflowTracker:
         late = [run._spec.name for run in self._tree() if not run._arrived(deadline)]
         if late:
             _log.error(
-                "the tracking store did not take everything of %s; it waits in %s and is delivered by the next job", ", ".join(late), self._spool_dir,
-            )  # fmt: skip
+                "the tracking store did not take everything of %s; it waits in %s and is delivered by the next job",
+                ", ".join(late),
+                self._spool_dir,
+            )
 
     def _tree(self) -> list[MlflowTracker]:
         return [self, *(run for child in self._children for run in child._tree())]
