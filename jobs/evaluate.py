@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs._cli import console, job_parser, run_job, stage_progress
-from jobs._run import CONFIG_FILE, Run, open_run, run_stage
+from jobs._run import CONFIG_FILE, Run, log_datasets, open_run, run_stage
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import EvaluateConfig
 from pipeline.evaluation.markdown import headline
@@ -35,6 +35,7 @@ def run(run: Run) -> None:
 
     def work(tracked: Tracker) -> dict[str, Any]:
         began = time.perf_counter()
+        log_datasets(run, tracked, "evaluation", run.config.evaluate.on)
         results = _score(run, identity)
         summary = _report(run, results, seconds=time.perf_counter() - began)
         _log(run, tracked, summary, results)
