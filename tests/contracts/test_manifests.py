@@ -135,7 +135,7 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-class Parsed(Exception):
+class ParsedError(Exception):
     pass
 
 
@@ -159,10 +159,10 @@ def read(job: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> arg
     parse, parse_known = argparse.ArgumentParser.parse_args, argparse.ArgumentParser.parse_known_args
 
     def whole(parser: argparse.ArgumentParser) -> argparse.Namespace:
-        raise Parsed(parse(parser))
+        raise ParsedError(parse(parser))
 
     def known(parser: argparse.ArgumentParser) -> argparse.Namespace:
-        raise Parsed(parse_known(parser)[0])
+        raise ParsedError(parse_known(parser)[0])
 
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", [job, *arguments])
@@ -172,7 +172,7 @@ def read(job: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> arg
         else:
             patch.setattr(argparse.ArgumentParser, "parse_args", whole)
         sys.modules.pop(job, None)
-        with pytest.raises(Parsed) as parsed:
+        with pytest.raises(ParsedError) as parsed:
             runpy.run_module(job, run_name="__main__")
     found: argparse.Namespace = parsed.value.args[0]
     return found
