@@ -59,9 +59,9 @@ class RayNodes:
             cpus=0,
         )
 
-    def start_worker(self, cpus: int = 2) -> None:
-        """Another node."""
-        self._start(f"--address=127.0.0.1:{self.port}", cpus=cpus)
+    def start_worker(self, cpus: int = 2, *, hidden: Path | None = None) -> None:
+        """Another node; a `hidden` folder is another one there (needs root)."""
+        self._start(f"--address=127.0.0.1:{self.port}", cpus=cpus, hidden=hidden)
 
     def kill(self, index: int) -> set[psutil.Process]:
         """SIGKILL a node: its raylet, its agents and all of its workers at once, as when the machine loses power."""
@@ -83,10 +83,13 @@ class RayNodes:
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
 
-    def _start(self, *options: str, cpus: int) -> None:
+    def _start(self, *options: str, cpus: int, hidden: Path | None = None) -> None:
         command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats", *options]
         command += [f"--num-cpus={cpus}", f"--object-store-memory={200 * 2**20}", "--include-log-monitor=false"]
         command += [f"--dashboard-agent-listen-port={_free_port()}"]
+        if hidden is not None:
+            mount = 'mount -t tmpfs none "$0" && exec "$@"'
+            command = ["unshare", "--mount", "sh", "-c", mount, str(hidden), *command]
         log = self.folder / f"node-{len(self.nodes)}.log"
         with log.open("wb") as sink:
             started = psutil.Popen(

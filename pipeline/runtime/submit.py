@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aiohttp import ClientError
+
 from pipeline.runtime.session import token_at_hand
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -42,6 +44,25 @@ class JobRecord:
     """Its command."""
     started: float
     """Seconds since 1970."""
+
+
+class _Followed:
+    """A log that the server sends from its beginning after each broken connection; nothing is written twice."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._written = self._seen = 0
+
+    def rewind(self) -> None:
+        """The next text is the log's first."""
+        self._seen = 0
+
+    def take(self, text: str) -> None:
+        """Write what is new in the next text."""
+        if fresh := text[max(0, self._written - self._seen) :]:
+            self._write(fresh)
+        self._seen += len(text)
+        self._written = max(self._written, self._seen)
 
 
 class JobServer:
@@ -104,31 +125,28 @@ class JobServer:
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> int:
         """Hand the log to `write` as it grows; returns the job's exit code when it has ended."""
-        written, lost = 0, 0
-        while True:
-            # After a broken connection the server sends the log from its beginning.
-            seen = 0
-
-            async def tail() -> None:
-                nonlocal written, seen
-                async for text in self._client.tail_job_logs(job_id):
-                    fresh = text[max(0, written - seen) :]
-                    seen += len(text)
-                    if fresh:
-                        write(fresh)
-                        written = seen
-
+        self.exit_code(job_id)  # an unknown job is told here
+        log = _Followed(write)
+        for _ in range(_LOST_TAILS):
             try:
-                asyncio.run(tail())
-            except (RuntimeError, OSError) as error:
-                lost += 1
-                if lost >= _LOST_TAILS:
-                    raise ValueError(
-                        f"the log of {job_id} is lost ({_line(error)}); the job may go on: see `jobs.submit list`"
-                    ) from error
-            if (code := self.exit_code(job_id)) is not None:
-                return code
+                asyncio.run(self._tail(job_id, log))
+                broken = None
+            except (RuntimeError, OSError, ClientError) as error:
+                broken = error
+            while broken is None:
+                # The log ends a moment before the job's state says so.
+                if (code := self.exit_code(job_id)) is not None:
+                    return code
+                time.sleep(_POLL_S)
             time.sleep(_POLL_S)
+        raise ValueError(
+            f"the connection to {self.address} broke {_LOST_TAILS} times; the job may go on: jobs.submit logs {job_id}"
+        )
+
+    async def _tail(self, job_id: str, log: _Followed) -> None:
+        log.rewind()
+        async for text in self._client.tail_job_logs(job_id):
+            log.take(text)
 
     def exit_code(self, job_id: str) -> int | None:
         """Of an ended job; None while it has not ended."""

@@ -5,6 +5,7 @@ Minutes long, hence only by `make nodes`.  The nodes are separate Ray nodes of t
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -156,3 +157,13 @@ def test_jobs_are_listed_their_logs_shown_and_stopped(nodes: RayNodes, storage: 
     unknown = run(nodes, [*start, "logs", "nobody"])
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
     assert "error: no job 'nobody'" in unknown.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="hiding a folder from a node needs root")
+def test_a_folder_that_a_node_does_not_see_is_told_before_the_start(nodes: RayNodes, storage: Path) -> None:
+    """The last test: the node stays."""
+    nodes.start_worker(hidden=storage)
+    (storage / "hidden").mkdir()
+    done = submitted(nodes, storage, "extract_embeddings", "hidden")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"error: {storage / 'hidden' / 'embeddings'} is not shared: node " in done.stdout

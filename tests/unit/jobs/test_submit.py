@@ -10,7 +10,7 @@ import pytest
 from jobs._cli import REQUIRED_ENVIRONMENT, config_from, job_parser
 from jobs.submit import environment_from, submittable
 from pipeline.evaluation.provenance import SUBMITTED, Commit, git_commit
-from pipeline.runtime.submit import JobServer
+from pipeline.runtime.submit import JobServer, _Followed
 
 ROOT = Path(__file__).resolve().parents[3]
 LINE = ["--storage", "/shared", "meta_train", "--preset", "smoke"]
@@ -61,6 +61,16 @@ def test_jobs_that_can_be_submitted() -> None:
     names = submittable()
     assert "meta_train" in names
     assert not {"submit", "ui", "_cli"} & set(names)
+
+
+def test_a_broken_connection_repeats_nothing() -> None:
+    said: list[str] = []
+    log = _Followed(said.append)
+    for connection in (["ab", "cd"], ["a"], ["abcd", "ef"], ["abc", "defgh"]):
+        log.rewind()
+        for text in connection:
+            log.take(text)
+    assert "".join(said) == "abcdefgh"
 
 
 @pytest.mark.slow
