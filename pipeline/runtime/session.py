@@ -245,12 +245,20 @@ def _ray_variables(*, private: bool, verbose: bool) -> dict[str, str]:
         variables["RAY_BACKEND_LOG_LEVEL"] = "fatal"  # the C++ core writes its errors to this terminal
     if "RAY_AUTH_MODE" in os.environ:
         return variables
-    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    if private and not has_token:
+    if private and not _token_in_environment():
         variables["RAY_AUTH_TOKEN"] = _PROCESS_TOKEN
-    if private or has_token or (Path.home() / ".ray" / "auth_token").exists():
+    if private or token_at_hand():
         variables["RAY_AUTH_MODE"] = "token"
     return variables
+
+
+def token_at_hand() -> bool:
+    """Whether the user has a cluster's token: in the environment, or in Ray's file."""
+    return _token_in_environment() or (Path.home() / ".ray" / "auth_token").exists()
+
+
+def _token_in_environment() -> bool:
+    return "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
 
 
 @contextmanager
