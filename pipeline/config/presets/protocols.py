@@ -13,6 +13,7 @@ from pipeline.config.presets.miniature import miniature
 from pipeline.config.schema import DesignConfig, ExperimentConfig, MethodName, Shots
 
 SHOTS: tuple[Shots, ...] = (4, 8, 16, 32, 64, 128, 512, 2048, "full")
+WITHOUT_2048: tuple[Shots, ...] = tuple(shots for shots in SHOTS if shots != 2048)
 HEADLINE: tuple[Shots, ...] = (32,)
 CONTROLS: tuple[MethodName, ...] = (
     "semi_shuffled_text",
@@ -20,6 +21,8 @@ CONTROLS: tuple[MethodName, ...] = (
     "semi_other_support",
     "average_adapter",
 )
+WEAK: tuple[MethodName, ...] = ("finetuned_projector", "random_lora", "limber")
+"""Weak on validation modalities; all pairs say as much of them as 2,048 do."""
 VARIANTS: tuple[MethodName, ...] = ("procrustes_init",)
 """Neighbours of a method whose curve is there."""
 
@@ -31,7 +34,8 @@ def sample_efficiency() -> ExperimentConfig:
     controls and variants scored; elsewhere draw d is fitted with seed d modulo 3 through the first encoder.
     """
     base = miniature()
-    few_sizes = dict.fromkeys((*CONTROLS, *VARIANTS), HEADLINE) | {"linear_probe": (32, "full")}
+    few_sizes = dict.fromkeys((*CONTROLS, *VARIANTS), HEADLINE) | dict.fromkeys(WEAK, WITHOUT_2048)
+    few_sizes["linear_probe"] = (32, "full")
     return replace(
         base,
         integrate=replace(base.integrate, shots=SHOTS, draws=5, encoders=None),
