@@ -1,45 +1,24 @@
 """Plots of a report, as PNG files.
 
 In: a `Summary`, or training losses by step.  Out: accuracy by method and modality with interval whiskers; loss curves.
-Colours are from the Okabe-Ito palette, which colour-blind readers can tell apart; no colour carries meaning alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.evaluation.figures import BLUE, GREY, INK, SKY, figure
 from pipeline.evaluation.protocol import Estimate, Scores
 from pipeline.evaluation.results import shots_label
 from pipeline.evaluation.summary import LABELS, Cell, Summary
 
-_BLUE, _SKY, _GREY = "#0072B2", "#56B4E9", "#666666"
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_INK, _FAINT = "#222222", "#DDDDDD"
-_STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": _FAINT,
-    "grid.linewidth": 0.8,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "figure.dpi": 150,
-    "savefig.facecolor": "white",
-}
 _PANEL_COLUMNS = 3
 
 
@@ -72,29 +51,29 @@ def plot_accuracy(summary: Summary, shots: int | None, path: Path) -> None:
             panels.append((dataset, found))
     columns = min(len(panels), _PANEL_COLUMNS)
     rows = math.ceil(len(panels) / columns)
-    with _figure(
+    with figure(
         rows,
         columns,
         figsize=(max(2.2 + 3.1 * columns, 7.0), 0.9 + rows * (0.75 + 0.27 * len(methods))),
         sharex=True,
         sharey=True,
-    ) as (figure, axes):
+    ) as (drawn, axes):
         for axis, (title, estimates) in zip(axes.flat, panels, strict=False):
             _panel(axis, title, methods, estimates, summary.focus, exact)
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
         level = f"{summary.confidence:.0%} bootstrap intervals over draws and test samples"
         name = "exact attribute accuracy" if exact else "CIDEr-D"
-        figure.suptitle(
+        drawn.suptitle(
             f"Held-out modalities at {shots_label(shots)} shots: {name}", x=0.01, ha="left", fontsize=13, weight="bold"
         )
-        figure.supxlabel(level, fontsize=9, color=_GREY)
-        figure.savefig(path)
+        drawn.supxlabel(level, fontsize=9, color=GREY)
+        drawn.savefig(path)
 
 
 def plot_curves(curves: Sequence[Curve], title: str, path: Path, *, ylabel: str = "loss") -> None:
     """Every curve raw (thin) and smoothed (thick)."""
-    with _figure(1, 1, figsize=(7.2, 4.0)) as (figure, axes):
+    with figure(1, 1, figsize=(7.2, 4.0)) as (drawn, axes):
         axis = axes[0, 0]
         smoothed: list[Scores] = []
         for number, curve in enumerate(curves):
@@ -109,7 +88,7 @@ def plot_curves(curves: Sequence[Curve], title: str, path: Path, *, ylabel: str 
         axis.margins(x=0.01)
         if len(curves) > 1:
             axis.legend(frameon=False)
-        figure.savefig(path)
+        drawn.savefig(path)
 
 
 def smooth(values: Scores, window: float = 0.02) -> Scores:
@@ -147,9 +126,9 @@ def _panel(
         if method not in estimates:
             continue
         estimate, ours = estimates[method], method == focus
-        colour = _BLUE if ours else _SKY if method.startswith(f"{focus}_") else _GREY
+        colour = BLUE if ours else SKY if method.startswith(f"{focus}_") else GREY
         if ours:
-            axis.axhspan(height - 0.45, height + 0.45, color=_BLUE, alpha=0.08, linewidth=0)
+            axis.axhspan(height - 0.45, height + 0.45, color=BLUE, alpha=0.08, linewidth=0)
         axis.plot([estimate.low, estimate.high], [height, height], color=colour, linewidth=2.0, solid_capstyle="butt")
         axis.plot(estimate.mean, height, "o", color=colour, markersize=7 if ours else 5.5)
         # Outside the axes: a figure must not lie on a whisker.
@@ -160,7 +139,7 @@ def _panel(
             va="center",
             fontsize=9,
             weight="bold" if ours else "normal",
-            color=colour if ours else _INK,
+            color=colour if ours else INK,
         )
 
 
@@ -176,14 +155,3 @@ def _limit_spikes(axis: Any, raw: Sequence[Scores], smoothed: Sequence[Scores]) 
 
 def _estimate(cell: Cell, exact: bool) -> Estimate | None:
     return cell.attribute_accuracy if exact else cell.cider_d
-
-
-@contextmanager
-def _figure(rows: int, columns: int, figsize: tuple[float, float], **axes: Any) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes, without pyplot: that would pick a GUI backend and keep every figure alive."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure  # a second to import, so only where something is drawn
-
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=figsize, layout="constrained")
-        yield figure, figure.subplots(rows, columns, squeeze=False, **axes)

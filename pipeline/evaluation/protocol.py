@@ -72,11 +72,26 @@ def bootstrap_interval(
         raise ValueError("scores must be finite")
     means = np.zeros(resamples)
     for stratum, matrix in enumerate(strata):
-        by_draw, by_sample = _weights(*matrix.shape, stratum, resamples, seed)
-        means += np.einsum("dr,dr->r", by_draw, matrix @ by_sample) / len(strata)
+        means += resampled_means(matrix, stratum, resamples=resamples, seed=seed) / len(strata)
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return Estimate(float(np.mean([matrix.mean() for matrix in strata])), float(low), float(high))
+
+
+def resampled_means(
+    matrix: Scores, stratum: int, *, resamples: int, seed: int = 0, samples_of_draws: int | None = None
+) -> Scores:
+    """Means `[resamples]` of a score matrix `[draws, samples]`.
+
+    Matrices of one stratum and shape share their resamples.  `samples_of_draws` takes the test samples that matrices of
+    so many draws get, where some support sizes of a curve have fewer draws than others.
+    """
+    draws, samples = matrix.shape
+    by_draw, by_sample = _weights(draws, samples, stratum, resamples, seed)
+    if samples_of_draws is not None and samples_of_draws != draws:
+        _, by_sample = _weights(samples_of_draws, samples, stratum, resamples, seed)
+    means: Scores = np.einsum("dr,dr->r", by_draw, matrix @ by_sample)
+    return means
 
 
 def paired_difference(

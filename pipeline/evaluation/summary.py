@@ -58,14 +58,18 @@ class Cell:
     """x100, as bleu_4 and rouge_l."""
     bleu_4: float
     rouge_l: float
+    pairs: float
+    """Pairs that were read, the mean over datasets."""
     draws: int
     """Support draws (the fewest, in a mean)."""
     test_samples: int
     """Test rows, summed over datasets."""
     trained_parameters: int
-    """Mean over encoders, as deployed_parameters and seconds."""
+    """Mean over fits, as deployed_parameters and seconds."""
     deployed_parameters: int
     seconds: float
+    peak_bytes: int
+    """The most of any fit."""
     encoders: dict[str, dict[str, float]]
     """Mean scores by encoder, each over its draws."""
     per_attribute: dict[str, float]
@@ -160,6 +164,26 @@ def summarise(
     )
 
 
+def at_every_size(results: Sequence[Result]) -> list[Result]:
+    """Results of the encoders that were scored at all support sizes of their dataset.
+
+    A protocol may score further encoders at some sizes only.  Means of one size are then over more encoders than those
+    of another, and a curve over sizes would show the difference between encoders as one between sizes.
+    """
+    sizes: dict[str, dict[str, set[int | None]]] = {}
+    for result in results:
+        sizes.setdefault(result.dataset, {}).setdefault(result.encoder, set()).add(result.shots)
+    complete = {
+        (dataset, encoder)
+        for dataset, encoders in sizes.items()
+        for encoder, seen in encoders.items()
+        if seen == set().union(*encoders.values())
+    }
+    if missing := sizes.keys() - {dataset for dataset, _ in complete}:
+        raise ValueError(f"{', '.join(sorted(missing))}: no encoder was scored at every support size of its dataset")
+    return [result for result in results if (result.dataset, result.encoder) in complete]
+
+
 def _cell(by_dataset: Sequence[Sequence[Result]], settings: IntervalSettings) -> Cell:
     results = [result for group in by_dataset for result in group]
     accuracy = _matrices(by_dataset, "attribute_accuracy")
@@ -171,11 +195,13 @@ def _cell(by_dataset: Sequence[Sequence[Result]], settings: IntervalSettings) ->
         cider_d=settings.interval(cider),
         bleu_4=_mean_of_means(by_dataset, "bleu_4"),
         rouge_l=_mean_of_means(by_dataset, "rouge_l"),
+        pairs=_mean_of_means(by_dataset, "pairs"),
         draws=min(len(matrix) for matrix in cider),
         test_samples=sum(matrix.shape[1] for matrix in cider),
         trained_parameters=round(np.mean([result.trained_parameters for result in results])),
         deployed_parameters=round(np.mean([result.deployed_parameters for result in results])),
         seconds=float(np.mean([result.seconds for result in results])),
+        peak_bytes=max(result.peak_bytes for result in results),
         encoders=_by_encoder(results) if single else {},
         per_attribute=_per_attribute(results) if single else {},
     )
@@ -202,11 +228,12 @@ def _comparison(
 
 def _matrices(by_dataset: Iterable[Sequence[Result]], metric: Metric) -> list[Scores]:
     """A matrix `[draws, samples]` for each dataset that has the metric, averaged over its encoders."""
-    matrices = (_matrix(group, metric) for group in by_dataset)
+    matrices = (score_matrix(group, metric) for group in by_dataset)
     return [matrix for matrix in matrices if matrix is not None]
 
 
-def _matrix(group: Sequence[Result], metric: Metric) -> Scores | None:
+def score_matrix(group: Sequence[Result], metric: Metric) -> Scores | None:
+    """`[draws, samples]` of one dataset, method and support size, averaged over encoders and seeds; None without it."""
     by_encoder: dict[str, dict[int, dict[int, Result]]] = {}
     for result in group:
         of_draw = by_encoder.setdefault(result.encoder, {}).setdefault(result.draw, {})
