@@ -70,12 +70,12 @@ def shots_to_match_table(matches: Sequence[Match], focus: str) -> str:
             )
             for match in ours
         ]
-        parts = [
+        note = (
             f"Pairs that a method needs to equal {label(focus)} at {shots} ({_unit(ours[0])} {_target(ours[0])}), read "
             "off its mean curve by straight lines in log2(pairs), at the first crossing. `>` and `<`: beyond the sizes "
-            "that were tried.",
-            table(("method", "pairs", "interval", f"times {shots}", "modalities"), rows),
-        ]
+            "that were tried."
+        )
+        parts = [note, table(("method", "pairs", "interval", f"times {shots}", "modalities"), rows)]
     if matches:
         parts += [
             "<details><summary>Every method against every other</summary>",
