@@ -20,13 +20,20 @@ from pipeline.evaluation.protocol_sections import (
     learning_curve_table,
     shots_to_match_table,
 )
-from pipeline.evaluation.results import Result, shots_label
+from pipeline.evaluation.results import Result, shots_label, shots_order
 from pipeline.evaluation.shots_to_match import Match, shots_to_match
 from pipeline.evaluation.summary import IntervalSettings, Summary, at_every_size, summarise
 
 PROTOCOL_MARKDOWN = "sample_efficiency.md"
 PROTOCOL_PLOTS = "sample_efficiency"
+HEADLINE = 32
 MATCHES = "shots_to_match.parquet"
+
+
+def headline_shots(results: Sequence[Result]) -> int | None:
+    """The support size that is shown first: 32, the method's own, or else the smallest that was scored."""
+    sizes = {result.shots for result in results}
+    return HEADLINE if HEADLINE in sizes else min(sizes, key=shots_order)
 
 
 def write_protocol(
@@ -34,11 +41,13 @@ def write_protocol(
     results: Sequence[Result],
     summary: Summary,
     *,
-    shots: int,
+    shots: int | None,
     origin: str,
     settings: IntervalSettings,
 ) -> None:
     """Write the sections; `summary` is that of all results, `shots` the support size that everything is matched to."""
+    if shots is None:
+        raise ValueError("a protocol of several support sizes needs one that is a number of pairs")
     curves = summarise(at_every_size(results), focus=summary.focus, settings=settings)
     matches = shots_to_match(results, shots=shots, settings=settings)
     plots = directory / PROTOCOL_PLOTS
