@@ -21,6 +21,8 @@ class Family:
     methods: tuple[str, ...]
     control: bool = False
     """Methods that must be worse than the focus; scored at one size only, they have no curve."""
+    upper_bound: bool = False
+    """Methods that are given the attributes, which the others have to find in captions."""
 
 
 FAMILIES = (
@@ -44,7 +46,7 @@ FAMILIES = (
         marker="v",
         methods=("knn_1", "knn_3", "knn_5", "retrieval_icl", "constant"),
     ),
-    Family(name="reads attributes", colour="#222222", marker="x", methods=("linear_probe",)),
+    Family(name="reads attributes", colour="#222222", marker="x", methods=("linear_probe",), upper_bound=True),
     Family(
         name="control",
         colour="#CC79A7",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.families import FAMILIES, OTHER, best_of_families, family_of, spread
-from pipeline.evaluation.figures import FAINT, GREY, INK, canvas, figure
+from pipeline.evaluation.figures import GREY, INK, canvas, figure
 from pipeline.evaluation.protocol import Estimate
 from pipeline.evaluation.results import shots_label, shots_order
 from pipeline.evaluation.shots_to_match import Match
@@ -40,17 +40,19 @@ def plot_learning_curves(summary: Summary, path: Path, *, shots: int = 32, each:
     datasets = summary.datasets if len(summary.datasets) > 1 else []
     rows = math.ceil(len(datasets) / _COLUMNS)
     with canvas((10.5, 5.2 + 2.3 * rows)) as drawn:
-        grid = drawn.add_gridspec(1 + rows, _COLUMNS, height_ratios=[2.0] + [1.0] * rows)
-        top = drawn.add_subplot(grid[0, :])
+        # Small panels below take the whole width; the names beside the curves need a quarter of it.
+        grid = drawn.add_gridspec(1 + rows, 4 * _COLUMNS, height_ratios=[2.0] + [1.0] * rows)
+        top = drawn.add_subplot(grid[0, : 3 * _COLUMNS])
         title = f"mean of {len(datasets)} modalities" if datasets else summary.datasets[0]
         _panel(top, summary, None if datasets else summary.datasets[0], shown, exact)
         top.set(title=title, xlabel="pairs (logarithmic)")
         _label_ends(top, summary, None if datasets else summary.datasets[0], shown, exact)
         for number, dataset in enumerate(datasets):
-            axis = drawn.add_subplot(grid[1 + number // _COLUMNS, number % _COLUMNS], sharey=top)
+            row, column = divmod(number, _COLUMNS)
+            axis = drawn.add_subplot(grid[1 + row, 4 * column : 4 * column + 4], sharey=top)
             _panel(axis, summary, dataset, shown, exact)
             axis.set_title(dataset)
-            axis.tick_params(labelsize=7.5, labelleft=number % _COLUMNS == 0)
+            axis.tick_params(labelsize=7.5, labelleft=column == 0)
         _headline(drawn, f"Learning curves: {_metric(exact)}")
         drawn.supxlabel(
             f"the best {each} methods of each family at {shots} pairs; {_level(summary)}", fontsize=9, color=GREY
@@ -108,7 +110,10 @@ def plot_shots_to_match(matches: Sequence[Match], method: str, path: Path, *, co
 
 
 def plot_pareto(summary: Summary, path: Path, *, shots: int = 32) -> None:
-    """Score against deployed parameters; the line joins methods that none with fewer parameters equals."""
+    """Score against deployed parameters; a dotted line joins the best for their size.
+
+    Methods that are given the attributes are no part of the line: they write no caption without them.
+    """
     exact = _exact(summary)
     cells = {method: cell for (method, size), cell in summary.means.items() if size == shots}
     if not cells:
@@ -121,7 +126,7 @@ def plot_pareto(summary: Summary, path: Path, *, shots: int = 32) -> None:
     means = {method: estimate.mean for method, estimate in score.items()}
     front, best = [], -math.inf
     for method in sorted(cells, key=lambda method: (x[method], -means[method])):
-        if means[method] > best:
+        if means[method] > best and not family_of(method).upper_bound:
             front.append(method)
             best = means[method]
     with figure(1, 1, figsize=(9.5, 5.6)) as (drawn, axes):
@@ -130,7 +135,15 @@ def plot_pareto(summary: Summary, path: Path, *, shots: int = 32) -> None:
             colour = family_of(method).colour
             axis.plot([x[method]] * 2, [estimate.low, estimate.high], color=colour, linewidth=1.6, alpha=0.6)
             axis.plot(x[method], estimate.mean, family_of(method).marker, color=colour, markersize=7)
-        axis.step([*(x[m] for m in front), last], [*(means[m] for m in front), best], where="post", color=FAINT)
+        axis.step(
+            [*(x[m] for m in front), last],
+            [*(means[m] for m in front), best],
+            where="post",
+            color=GREY,
+            linewidth=1.0,
+            linestyle=":",
+            zorder=1,
+        )
         zero = any(cell.deployed_parameters == 0 for cell in cells.values())
         ticks = ([first - 0.5] if zero else []) + [float(power) for power in range(first, last + 1)]
         axis.set_xticks(ticks, ["0" if tick < first else _power(int(tick)) for tick in ticks])
@@ -169,7 +182,10 @@ def _panel(axis: Any, summary: Summary, dataset: str | None, methods: Sequence[s
         points, family, ours = _curve(summary, method, dataset), family_of(method), method == summary.focus
         if not points:
             continue
-        rank = sum(family_of(other) == family for other in methods[: methods.index(method)])
+        better = [other for other in methods[: methods.index(method)] if other != summary.focus]
+        rank = 0 if ours else sum(family_of(other) == family for other in better)
+        if not ours and family_of(summary.focus) == family:
+            rank += 1  # the solid line of this family is the focus
         estimates = [_score(cell, exact) for cell in points]
         pairs = [cell.pairs for cell in points]
         axis.fill_between(
@@ -205,7 +221,7 @@ def _label_ends(axis: Any, summary: Summary, dataset: str | None, methods: Seque
     low, high = axis.get_ylim()
     places = spread(heights, 0.062 * (high - low), low, high)
     for method, cell, height, place in zip(methods, ends, heights, places, strict=True):
-        axis.annotate(
+        name = axis.annotate(
             _label(method),
             (cell.pairs, height),
             xytext=(1.03, place),
@@ -222,6 +238,7 @@ def _label_ends(axis: Any, summary: Summary, dataset: str | None, methods: Seque
                 "relpos": (0, 0.5),
             },
         )
+        name.set_in_layout(False)
 
 
 def _label_points(axis: Any, methods: Sequence[str], x: dict[str, float], means: dict[str, float], focus: str) -> None:

@@ -15,8 +15,6 @@ from pipeline.evaluation.results import shots_label
 from pipeline.evaluation.shots_to_match import Match
 from pipeline.evaluation.summary import Cell, Comparison, Summary
 
-_UPPER_BOUND = "reads attributes"  # the family that is told what the others have to find in captions
-
 
 def learning_curve_table(summary: Summary, *, shots: int = 32) -> str:
     """Mean score of every method at every support size, the best at `shots` first and the best of a size bold."""
@@ -25,7 +23,7 @@ def learning_curve_table(summary: Summary, *, shots: int = 32) -> str:
     order = sorted(summary.methods, key=lambda method: -means.get((method, shots), -1.0))
     best = {
         size: max(
-            (m for m in order if (m, size) in means and family_of(m).name != _UPPER_BOUND),
+            (m for m in order if (m, size) in means and not family_of(m).upper_bound),
             key=lambda method: means[method, size],
             default=None,
         )
