@@ -26,6 +26,11 @@ from pipeline.evaluation.summary import IntervalSettings, Summary, at_every_size
 
 PROTOCOL_MARKDOWN = "sample_efficiency.md"
 PROTOCOL_PLOTS = "sample_efficiency"
+_READING = (
+    "Curves and matches are over the encoders that were scored at every size; costs and controls over all encoders. "
+    "Where draws and seeds are crossed, the seeds of a draw are averaged first, so that its interval is narrower than at "
+    "sizes with one fit a draw. `full` is one draw: its interval is over test samples alone."
+)
 HEADLINE = 32
 MATCHES = "shots_to_match.parquet"
 
@@ -70,12 +75,7 @@ def write_protocol(
         f"## Controls at {shots} pairs",
         controls_table(summary, shots=shots),
         "## How to read this",
-        (
-            f"Support sizes: {', '.join(map(shots_label, summary.shots))}. Curves and matches are over the encoders that "
-            "were scored at every size; costs and controls over all encoders. Where draws and seeds are crossed, the seeds "
-            "of a draw are averaged first, so that its interval is narrower than at sizes with one fit a draw. `full` is "
-            "one draw: its interval is over test samples alone."
-        ),
+        f"Support sizes: {', '.join(map(shots_label, summary.shots))}. {_READING}",
         f"Written from {origin}.",
     ]
     write_text_atomic(directory / PROTOCOL_MARKDOWN, "\n\n".join(parts) + "\n")
