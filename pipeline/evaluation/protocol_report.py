@@ -28,7 +28,7 @@ PROTOCOL_MARKDOWN = "sample_efficiency.md"
 PROTOCOL_PLOTS = "sample_efficiency"
 _READING = (
     "Curves and matches are over the encoders that were scored at every size; costs and controls over all encoders. "
-    "Where draws and seeds are crossed, the seeds of a draw are averaged first, so that its interval is narrower than at "
+    "Where draws and seeds are crossed, seeds are averaged first, so that an interval is narrower than at "
     "sizes with one fit a draw. `full` is one draw: its interval is over test samples alone."
 )
 HEADLINE = 32
