@@ -15,7 +15,7 @@ from pipeline.adaptation.finetune import finetune
 from pipeline.adaptation.methods import TrainedProjectorMethod
 from pipeline.adaptation.methods.copying import ConstantMethod, KnnCopyMethod
 from pipeline.adaptation.support import SupportSet, shuffle_texts
-from pipeline.config.schema import FinetuneConfig, WidthMapKind
+from pipeline.config.schema import EncoderConfig, FinetuneConfig, LLMConfig, WidthMapKind
 from pipeline.episodes.width import fit_width_map
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.projector import Projector
