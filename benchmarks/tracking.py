@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from pipeline.config.schema import TrackingConfig
 from pipeline.tracking import RunHandle, Tracker, attach, open_tracker
 from pipeline.tracking.store import Store, local_uri
@@ -109,6 +107,8 @@ def check(uri: str, runs: int, points: int) -> tuple[int, int]:
 
 def step_share(runs_dir: Path, uri: str, steps: int) -> tuple[float, float]:
     """Time inside `log_metrics` over the time of a small training step (some 20 ms), and its microseconds."""
+    import torch
+
     weight = torch.randn(512, 512, requires_grad=True)
     inputs = torch.randn(1024, 512)
     tracking = 0.0

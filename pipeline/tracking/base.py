@@ -58,7 +58,7 @@ class Tracker(Protocol):
 
         `name` is what people read.  `key` (a trial's id) makes it the same run at every attempt below the same parent:
         a retry goes on in it, in this process or another, and a run without one is new each time.  A stage that has
-        FINISHED is not continued: doing it again is a new run.  A continued run keeps the params it began with.
+        FINISHED is not continued: doing it again is a new run.  With other `params` it is a new run too.
         """
 
     def stage(

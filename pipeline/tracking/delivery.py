@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.tracking.params import redact
@@ -30,7 +31,7 @@ class Delivery:
         self.writer = RunWriter(store, spool.header, spool.path.parent)
         self._spool, self._interval_s = spool, interval_s
         self._wake, self._closing, self._gone = threading.Event(), threading.Event(), threading.Event()
-        self._turn = threading.Lock()
+        self._turn, self._progress_s = threading.Lock(), time.monotonic()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
     def start(self) -> None:
@@ -62,6 +63,7 @@ class Delivery:
         """Nothing comes after `last`; returns at once."""
         if last is not None:
             self._spool.append(last)
+        self._progress_s = time.monotonic()
         self._closing.set()
         self._wake.set()
 
@@ -69,6 +71,11 @@ class Delivery:
         """Whether all has arrived within that time; call it after `finish`."""
         self._thread.join(max(timeout_s, 0.0))
         return self._gone.is_set()
+
+    @property
+    def progress_s(self) -> float:
+        """When (of `time.monotonic`) the store last took something, or could first have."""
+        return self._progress_s
 
     def _work(self) -> None:
         pause = 0.0
@@ -87,21 +94,25 @@ class Delivery:
                 time.sleep(pause)
             self._wake.clear()
 
+    def _moved(self) -> None:
+        self._progress_s = time.monotonic()
+
     def _send(self) -> bool:
         with self._turn:
             try:
                 if self.writer.run_id is None:  # what an earlier attempt at this run left comes first
                     deliver_abandoned(self._spool.path.parent, self.writer.store, self._spool.header["key"])
-                send_all(self._spool, self.writer)
+                send_all(self._spool, self.writer, self._moved)
             except store_errors() as error:
                 _log.info("tracking waits: %s", redact(str(error)))
                 return False
             return True
 
 
-def send_all(spool: Spool, writer: RunWriter) -> None:
+def send_all(spool: Spool, writer: RunWriter, moved: Callable[[], None] = lambda: None) -> None:
     """Deliver what is in the spool; raises what a store that is away raises, and keeps the rest."""
     writer.begin()
+    moved()
     while True:
         records, position = spool.read()
         if not records:
@@ -113,6 +124,7 @@ def send_all(spool: Spool, writer: RunWriter) -> None:
                 raise
             _send_singly(records, writer)
         spool.delivered(position)
+        moved()
 
 
 def _send_singly(records: list[Record], writer: RunWriter) -> None:

@@ -23,7 +23,15 @@ from pipeline.tracking.base import Kind, RunHandle
 from pipeline.tracking.delivery import Delivery, deliver_abandoned
 from pipeline.tracking.params import flatten, redact
 from pipeline.tracking.spool import Spool, any_waiting
-from pipeline.tracking.store import KEY_TAG, PROCESS_TAG, Store, is_alive_elsewhere, process_tag, store_errors
+from pipeline.tracking.store import (
+    KEY_TAG,
+    PROCESS_TAG,
+    Store,
+    is_alive_elsewhere,
+    process_tag,
+    quiet_mlflow,
+    store_errors,
+)
 from pipeline.tracking.system import SystemMetrics
 
 _log = logging.getLogger(__name__)
@@ -213,21 +221,22 @@ class MlflowTracker:
             self._wait()
 
     def _wait(self) -> None:
-        """At the end of a job, for its whole tree."""
-        deadline = time.monotonic() + PATIENCE_S
-        late = [run._spec.name for run in self._tree() if not run._arrived(deadline)]
-        if late:
-            _log.error(
-                "the tracking store did not take everything of %s; it waits in %s and is delivered by the next job",
-                ", ".join(late),
-                self._spool_dir,
-            )
+        """At the end of a job, for its whole tree: while the store takes anything, however slowly."""
+        everything = [(run._spec.name, run._delivery) for run in self._tree() if run._delivery is not None]
+        waiting = everything
+        while waiting:
+            waiting = [(name, delivery) for name, delivery in waiting if not delivery.wait(0.05)]
+            moved_s = max(delivery.progress_s for _, delivery in everything)
+            if waiting and time.monotonic() - moved_s > PATIENCE_S:
+                _log.error(
+                    "the tracking store did not take everything of %s; it waits in %s and is delivered by the next job",
+                    ", ".join(name for name, _ in waiting),
+                    self._spool_dir,
+                )
+                return
 
     def _tree(self) -> list[MlflowTracker]:
         return [self, *(run for child in self._children for run in child._tree())]
-
-    def _arrived(self, deadline: float) -> bool:
-        return self._delivery is None or self._delivery.wait(deadline - time.monotonic())
 
     def _begun(self) -> Delivery:
         with self._lock:
@@ -239,6 +248,7 @@ class MlflowTracker:
             return self._delivery
 
     def _begin(self) -> Delivery:
+        quiet_mlflow()  # here: it takes seconds, and its import is not made for several threads at once
         spec, is_root = self._spec, self._spec.parent is None and self._spec.owned
         if is_root:
             self._refuse_if_alive()

@@ -34,6 +34,7 @@ _QUIET_LOGGERS = ("mlflow", "alembic", "sqlalchemy", "git")
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_DISABLE_AGENT_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",

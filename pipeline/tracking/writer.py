@@ -83,6 +83,11 @@ class RunWriter:
         return list(self.store.client.search_runs([self.store.experiment_id], filter_string=query))
 
     def _may_continue(self, found: Any) -> bool:
+        if self._header["parent"] is None:
+            return True  # with other params it is an error, see `_reopen`
+        params = self._header["params"]
+        if any(found.data.params.get(name, value) != value for name, value in params.items()):
+            return False
         return bool(self._header["kind"] != "stage" or found.info.status != "FINISHED")
 
     def _create(self) -> str:

@@ -88,7 +88,7 @@ def log_through_outage(server: MlflowServer, runs_dir: Path, how: str, away_s: f
     ],
 )
 def test_a_server_that_is_away_in_mid_training_gets_every_point_in_the_end(
-    server: MlflowServer, tmp_path: Path, how: str, away_s: float
+    server: MlflowServer, tmp_path: Path, how: str, away_s: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps = log_through_outage(server, tmp_path / "runs", how, away_s)
     if any_waiting(tmp_path / "runs" / "mlflow_spool"):  # the end of the job came before the server was back
@@ -97,6 +97,7 @@ def test_a_server_that_is_away_in_mid_training_gets_every_point_in_the_end(
     assert history(server, "meta_train") == [(step, step / 8) for step in range(steps)]
     assert states(server) == {"demo": "FINISHED", "pretrain_projector": "FINISHED", "meta_train": "FINISHED"}
     assert not any_waiting(tmp_path / "runs" / "mlflow_spool")
+    assert capsys.readouterr().out == "", "the client must not print the server's address"
 
 
 def test_a_job_that_is_killed_while_the_server_is_away_is_delivered_by_the_next(

@@ -363,6 +363,18 @@ def test_a_finished_stage_that_is_done_again_is_a_new_run(runs_dir: Path) -> Non
     assert sorted(values) == [[1.0] * 3, [2.0] * 3]
 
 
+def test_a_child_with_other_params_is_a_new_run(runs_dir: Path) -> None:
+    with open_run(runs_dir) as sweep:
+        for rank in (8, 16):
+            with sweep.child(f"rank {rank}", "trial", {"rank": rank}, key="t") as trial:
+                trial.log_metrics({"score": float(rank)})
+    runs = runs_of(runs_dir)
+    assert {name: run.data.params.get("rank") for name, run in runs.items()} == {
+        "demo": None, "rank 8": "8", "rank 16": "16"
+    }  # fmt: skip
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
 def test_a_run_that_another_process_writes_is_not_joined(runs_dir: Path) -> None:
     code = (
         "import sys\n"
