@@ -12,6 +12,7 @@ from jobs._run import Run, log_datasets, run_stage
 from pipeline.tracking import Tracker
 from pipeline.training.identity import StageName, stage_optim
 from pipeline.training.metrics_log import Record
+from pipeline.training.requirements import check_training
 from pipeline.training.stop import TrainingStopped
 
 Resume = Literal["auto", "never"]
@@ -41,6 +42,7 @@ def run_training(run: Run, stage: StageName, identity: str, *, resume: Resume = 
         from pipeline.runtime.ray_train import StageJob, train_stage
         from pipeline.training.stages import WEIGHTS
 
+        check_training(stage, run.config, run.directory)
         log_datasets(run, tracked, "training", "train", "text")
         last: Record = {}
         job = StageJob(stage=stage, config=run.config, root=run.root, run_dir=run.directory, fingerprint=identity)
