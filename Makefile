@@ -19,7 +19,7 @@ PROBE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test suite chaos lint ui clean
+.PHONY: help setup demo test suite chaos nodes lint ui clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ suite: $(STAMP) ## Whether the miniature suite is a benchmark (minutes; after a 
 
 chaos: $(STAMP) ## Kill extractions and training at random moments: minutes, so `make test` leaves it out
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m chaos tests/integration $(PYTEST_ARGS)
+
+nodes: $(STAMP) ## Submit jobs to a Ray cluster of three nodes and lose one of them: minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -n 0 -m nodes tests/integration $(PYTEST_ARGS)
 
 lint: $(STAMP) ## Style, format, types and layers
 	@$(BIN)/ruff check .

@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -43,6 +44,8 @@ DEFAULT_PRESET = "miniature"
 USER_ERROR = 2
 INTERRUPTED = 130
 TERMINATED = 143
+REQUIRED_ENVIRONMENT = "SEMI_REQUIRED_ENV"
+"""Names of variables that `jobs.submit --secret` expects the cluster's nodes to have."""
 
 _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -86,6 +89,7 @@ def config_from(args: argparse.Namespace) -> ExperimentConfig:
     """The configuration that the arguments ask for; also sets how much is shown."""
     require_checkout()
     _set_verbosity(args.verbose)
+    _require_environment()
     preset = args.preset if args.preset or args.config else DEFAULT_PRESET
     overrides = [*args.overrides, *([f"name={json.dumps(args.name)}"] if args.name else [])]
     return load_config(preset=preset, file=args.config, overrides=overrides)
@@ -143,6 +147,15 @@ class _Throughput(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.completed / task.elapsed if task.elapsed else 0.0
         return Text(f"{speed:,.1f} {self._unit}/s".replace(" /s", "/s"))
+
+
+def _require_environment() -> None:
+    names = filter(None, os.environ.get(REQUIRED_ENVIRONMENT, "").split(","))
+    if missing := [name for name in names if not os.environ.get(name)]:
+        raise ValueError(
+            f"--secret {missing[0]}: not set on the node that this job started on ({socket.gethostname()}): give every "
+            "node this variable, by a Kubernetes Secret or `docker run --env-file`"
+        )
 
 
 def _set_verbosity(verbose: bool) -> None:

@@ -6,6 +6,7 @@ In: parsed arguments.  Out: a `Run` for the length of a `with` block.
 from __future__ import annotations
 
 import argparse
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from jobs._cli import config_from, console
-from pipeline.config.artifacts import StageDir, run_dir, write_text_atomic
+from pipeline.config.artifacts import StageDir, embeddings_dir, run_dir, write_text_atomic
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.load import to_yaml
 from pipeline.config.root import project_root
-from pipeline.config.schema import ExperimentConfig
+from pipeline.config.schema import ExperimentConfig, Role
 from pipeline.evaluation.provenance import Commit, PeakRss, git_commit
+from pipeline.runtime.session import cluster_tags
+from pipeline.shards import load_manifest
 from pipeline.tracking import Tracker, open_tracker
 
 CONFIG_FILE = "config.yaml"
+TRACKING_FILE = "tracking_id"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,8 @@ def open_run(args: argparse.Namespace, job: str) -> Iterator[Run]:
         commit=str(commit),
         config_fingerprint=fingerprint(config),
         source=f"jobs.{job}",
+        key=f"{_tracking_id(directory)}-{fingerprint(config)}" if config.tracking.enabled else None,
+        extra_tags=cluster_tags(),
     )
     with tracker, PeakRss() as peak:
         yield Run(
@@ -80,6 +86,14 @@ def open_run(args: argparse.Namespace, job: str) -> Iterator[Run]:
             verbose=args.verbose,
             peak=peak,
         )
+
+
+def _tracking_id(directory: Path) -> str:
+    """Names the folder in MLflow: jobs of one folder and configuration write to one run, whichever process they are."""
+    path = directory / TRACKING_FILE
+    if not path.exists():
+        write_text_atomic(path, secrets.token_hex(8) + "\n")
+    return path.read_text(encoding="utf-8").strip()
 
 
 Work = Callable[[Tracker], dict[str, Any]]
@@ -97,9 +111,29 @@ def run_stage(run: Run, name: str, identity: str, work: Work, *, directory: Path
         return
     stage.begin()
     began = time.perf_counter()
-    with run.tracker.stage(name) as tracked:
-        info = work(tracked)
+    # By its identity: an attempt that was stopped is continued in MLflow too.
+    with run.tracker.stage(name, key=f"{name}-{identity}") as tracked:
+        try:
+            info = work(tracked)
+        finally:
+            tracked.set_tags(cluster_tags())
         seconds = time.perf_counter() - began
         tracked.log_metrics({"stage_seconds": seconds})
     stage.commit(identity, {**info, "seconds": seconds, "peak_rss_bytes": run.peak_rss_bytes()})
     run.timings_s[name] = seconds
+
+
+def log_datasets(run: Run, tracked: Tracker, context: str, *roles: Role) -> None:
+    """Say what a stage has read: each dataset of these roles, by the key of its content."""
+    for role in roles:
+        for dataset in run.config.datasets_of(role):
+            for encoder in dataset.encoders:
+                directory = embeddings_dir(run.directory, dataset, encoder)
+                manifest = load_manifest(directory)
+                tracked.log_dataset(
+                    f"{dataset.name}/{encoder.name}",
+                    digest=manifest.content_key,
+                    source=str(directory),
+                    context=context,
+                    profile={"rows": manifest.rows, **manifest.splits, "width": manifest.width},
+                )

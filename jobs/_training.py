@@ -8,10 +8,11 @@ import sys
 from typing import Any, Literal
 
 from jobs._cli import TERMINATED, job_parser, stage_progress
-from jobs._run import Run, run_stage
+from jobs._run import Run, log_datasets, run_stage
 from pipeline.tracking import Tracker
 from pipeline.training.identity import StageName, stage_optim
 from pipeline.training.metrics_log import Record
+from pipeline.training.requirements import check_training
 from pipeline.training.stop import TrainingStopped
 
 Resume = Literal["auto", "never"]
@@ -39,7 +40,10 @@ def run_training(run: Run, stage: StageName, identity: str, *, resume: Resume = 
     def work(tracked: Tracker) -> dict[str, Any]:
         # Not above: torch and transformers take seconds, and a finished stage needs neither.
         from pipeline.runtime.ray_train import StageJob, train_stage
+        from pipeline.training.stages import WEIGHTS
 
+        check_training(stage, run.config, run.directory)
+        log_datasets(run, tracked, "training", "train", "text")
         last: Record = {}
         job = StageJob(stage=stage, config=run.config, root=run.root, run_dir=run.directory, fingerprint=identity)
         try:
@@ -49,16 +53,26 @@ def run_training(run: Run, stage: StageName, identity: str, *, resume: Resume = 
                     # After a resume the first record is not step 0: the line jumps there.
                     advance(record["step"] - last.get("step", -1), note=f"loss {record['loss']:.3f}")
                     last.update(record)
-                    tracked.log_metrics({name: record[name] for name in _CURVES}, step=record["step"])
+                    _log_curves(tracked, record)
 
                 train_stage(job, on_record=on_record, on_warning=_warn, verbose=run.verbose)
         except TrainingStopped as stopped:
             # Here, so that the stage's own record in MLflow says the same as its parent's.
             _say(f"terminated: {stage} {stopped}")
             sys.exit(TERMINATED)
+        tracked.log_model(
+            stage,
+            run.directory / stage / WEIGHTS,
+            kind="safetensors",
+            params={"fingerprint": identity, "steps": steps, "llm": run.config.llm.path},
+        )
         return {"loss": last.get("loss"), "steps": steps}
 
     run_stage(run, stage, identity, work)
+
+
+def _log_curves(tracked: Tracker, record: Record) -> None:
+    tracked.log_metrics({name: record[name] for name in _CURVES}, step=record["step"])
 
 
 def _warn(text: str) -> None:

@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from jobs._cli import console, job_parser, run_job, stage_progress
-from jobs._run import CONFIG_FILE, Run, open_run, run_stage
+from jobs._run import CONFIG_FILE, Run, log_datasets, open_run, run_stage
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import EvaluateConfig
 from pipeline.evaluation.markdown import headline
 from pipeline.evaluation.plots import Curve
+from pipeline.evaluation.protocol_report import (
+    MATCHES,
+    PROTOCOL_MARKDOWN,
+    PROTOCOL_PLOTS,
+    headline_shots,
+    write_protocol,
+)
 from pipeline.evaluation.report import PLOTS, REPORT_JSON, REPORT_MARKDOWN, RunFacts, write_report
 from pipeline.evaluation.results import Result, caption_table, load_results
 from pipeline.evaluation.summary import IntervalSettings, Summary, summarise
@@ -35,6 +42,7 @@ def run(run: Run) -> None:
 
     def work(tracked: Tracker) -> dict[str, Any]:
         began = time.perf_counter()
+        log_datasets(run, tracked, "evaluation", run.config.evaluate.on)
         results = _score(run, identity)
         summary = _report(run, results, seconds=time.perf_counter() - began)
         _log(run, tracked, summary, results)
@@ -42,8 +50,15 @@ def run(run: Run) -> None:
 
     folder = run.config.evaluate.folder
     run_stage(run, folder, identity, work)
-    console.print(results_table(summarise(load_results(_report_dir(run)), settings=_intervals(run))))
-    console.print(f"report: {_report_dir(run) / REPORT_MARKDOWN}", soft_wrap=True)
+    results = load_results(_report_dir(run))
+    shown = headline_shots(results)
+    console.print(results_table(summarise([r for r in results if r.shots == shown], settings=_intervals(run))))
+    names = [REPORT_MARKDOWN, *([PROTOCOL_MARKDOWN] if _several_sizes(results) else [])]
+    console.print(f"report: {', '.join(str(_report_dir(run) / name) for name in names)}", soft_wrap=True)
+
+
+def _several_sizes(results: Sequence[Result]) -> bool:
+    return len({result.shots for result in results}) > 1
 
 
 def _report_dir(run: Run) -> Path:
@@ -71,7 +86,7 @@ def _score(run: Run, identity: str) -> list[Result]:
 
 
 def _report(run: Run, results: Sequence[Result], *, seconds: float) -> Summary:
-    return write_report(
+    summary = write_report(
         _report_dir(run),
         results,
         RunFacts(
@@ -89,6 +104,16 @@ def _report(run: Run, results: Sequence[Result], *, seconds: float) -> Summary:
         },
         settings=_intervals(run),
     )
+    if _several_sizes(results):
+        write_protocol(
+            _report_dir(run),
+            results,
+            summary,
+            shots=headline_shots(results),
+            origin=f"commit `{run.commit}`, configuration `{fingerprint(run.config)}`, seed {run.config.seed}",
+            settings=_intervals(run),
+        )
+    return summary
 
 
 def _intervals(run: Run) -> IntervalSettings:
@@ -119,6 +144,9 @@ def _log(run: Run, tracked: Tracker, summary: Summary, results: Sequence[Result]
             target.log_artifact(_report_dir(run) / name)
         target.log_artifact(_report_dir(run) / PLOTS)
     run.tracker.log_artifact(run.directory / CONFIG_FILE)
+    if _several_sizes(results):
+        for name in (PROTOCOL_MARKDOWN, PROTOCOL_PLOTS, MATCHES):
+            tracked.log_artifact(_report_dir(run) / name)
     run.tracker.log_table("captions.json", caption_table(results, _SHOWN_CAPTIONS))
     run.tracker.describe(headline(summary))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from jobs._cli import job_parser, run_job, stage_progress
-from jobs._run import Run, open_run, run_stage
+from jobs._run import Run, log_datasets, open_run, run_stage
 from pipeline.config.artifacts import StageDir
 from pipeline.runtime.ray_data import extract
 from pipeline.shards import verify_dataset
@@ -45,6 +45,7 @@ def _work(run: Run, plans: list[DatasetPlan], tracked: Tracker) -> dict[str, Any
         advance(0, note=f"{len(manifests)} datasets, {rejected} rows rejected")
     rows = sum(manifest.rows for manifest in manifests.values())
     tracked.log_metrics({"rows": float(rows), "rejected_rows": float(rejected)})
+    log_datasets(run, tracked, "embeddings", "train", "text", run.config.evaluate.on)
     return {"datasets": len(manifests), "rows": rows, "rejected": rejected}
 
 

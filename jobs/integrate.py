@@ -1,16 +1,21 @@
-"""Integrate held-out modalities from a few pairs each: adapter, merge, fine-tune (METHOD section 2.3).
+"""Integrate modalities from a few pairs each, configured ones or one of your own: adapter, merge, fine-tune.
 
-In: embeddings of the held-out modalities and the meta-trained model.
-Out: `<run>/integrate/<modality>/<encoder>/shots-K/draw-D/{adapter.safetensors,adapter.json}`.
+In: the meta-trained model of a run, and the embeddings of its held-out modalities, or `--data`: raw files, vectors or
+shards of a modality that nobody configured (its shards go below the run).
+Out: `<run>/integrate/<modality>/<encoder>/shots-K/draw-D/{adapter.safetensors,adapter.json}`, or `--out`.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
-from jobs._cli import job_parser, run_job, stage_progress
+from jobs._cli import config_from, console, job_parser, run_job, stage_progress
+from jobs._own_data import add_own_data, own_data, with_configuration_of_run, with_options
 from jobs._run import Run, open_run, run_stage
+from pipeline.config.artifacts import run_dir
+from pipeline.config.root import project_root
 from pipeline.runtime.fanout import fan_out
 from pipeline.runtime.identities import identities
 from pipeline.tracking import Tracker
@@ -44,9 +49,42 @@ def run(run: Run) -> None:
     run_stage(run, "integrate", identity, work)
 
 
+def integrate_own_data(args: argparse.Namespace) -> None:
+    """Make one adapter of the pairs that `--data` names."""
+    with_configuration_of_run(args)
+    config, root = config_from(args), project_root()
+    config = with_options(config, args)
+    directory = run_dir(config, root)
+    # Not above: torch and transformers take seconds, and the configuration is checked without them.
+    from pipeline.runtime.own_data import check_request, extract_own, integrate_own
+
+    own = own_data(args, config, root)
+    check_request(config, own, directory)
+    with stage_progress("embed", unit="rows") as advance:
+        extract_own(config, own, root, directory, advance=advance, verbose=args.verbose)
+    with stage_progress("integrate", total=1, unit="adapters") as advance:
+        result = integrate_own(config, own, root, directory)
+        advance(note=own.dataset.name if result.made else "done before, kept")
+    left_out = f"; left out: {result.repeated} repeated pairs, {result.rejected} unusable rows"
+    console.print(f"{result.pairs} pairs{left_out}\n{result.directory}", markup=False, soft_wrap=True)
+    if args.register is not None:
+        from jobs.register_model import register
+
+        register(config, root, result.directory, args.register)
+
+
 def main() -> None:
     """Entry point."""
-    with open_run(job_parser(__doc__).parse_args(), "integrate") as opened:
+    parser = job_parser(__doc__)
+    add_own_data(parser)
+    args = parser.parse_args()
+    if args.data is not None:
+        integrate_own_data(args)
+        return
+    for option in ("modality", "kind", "encoder", "shots", "finetune_steps", "chunk", "out", "register"):
+        if getattr(args, option) is not None:
+            raise ValueError(f"--{option.replace('_', '-')} needs --data; settings of the run's own modalities: --set")
+    with open_run(args, "integrate") as opened:
         run(opened)
 
 

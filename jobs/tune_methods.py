@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from jobs._cli import job_parser, run_job, stage_progress
 from jobs._run import Run, open_run, run_stage
+from pipeline.adaptation.tuning import BUDGETS, SPACE, Trial, best_trial, require_validation, trials
 from pipeline.config.artifacts import write_text_atomic
 from pipeline.config.fingerprint import fingerprint
+from pipeline.config.schema import ExperimentConfig, MethodName
 from pipeline.runtime.fanout import fan_out
 from pipeline.runtime.identities import identities
 from pipeline.tracking import Tracker
@@ -23,8 +26,6 @@ from pipeline.tracking import Tracker
 
 def run(run: Run, *, count: int, shots: int, draws: int) -> None:
     """Run the trials that are not done, and write the table and the winners."""
-    from pipeline.adaptation.tuning import BUDGETS, SPACE, Trial, best_trial, require_validation, trials
-
     require_validation(run.config)
     config = replace(
         run.config,
@@ -36,42 +37,55 @@ def run(run: Run, *, count: int, shots: int, draws: int) -> None:
     identity = fingerprint((upstream, count, [dict(trial.overrides) for trial in todo]))
 
     def work(tracked: Tracker) -> dict[str, Any]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        from pipeline.runtime.trials import TrialTask, run_trial
-
-        tasks = [
-            TrialTask(config=config, root=run.root, run_dir=run.directory, identity=upstream, trial=trial)
-            for trial in todo
-        ]
-        scores: dict[tuple[str, int], float] = {}
-        with stage_progress("tune methods", total=len(tasks), unit="trials") as advance:
-
-            def on_done(task: TrialTask, score: float) -> None:
-                scores[task.trial.method, task.trial.number] = score
-                advance(note=f"{task.trial.method} {score:.3f}")
-
-            fan_out(run_trial, tasks, runtime=config.runtime, root=run.root, on_done=on_done, verbose=run.verbose)
-        done: list[tuple[Trial, float]] = [(trial, scores[trial.method, trial.number]) for trial in todo]
-        best = {method: best_trial([entry for entry in done if entry[0].method == method]) for method in BUDGETS}
-        folder = run.directory / "tune_methods"
-        rows = [
-            {"method": trial.method, "trial": trial.number, "score": score}
-            | dict(zip(SPACE, trial.overrides.values(), strict=True))
-            for trial, score in done
-        ]
-        pq.write_table(pa.Table.from_pylist(rows), folder / "trials.parquet")
-        tree: dict[str, Any] = {}
-        for trial in best.values():
-            for path, value in trial.overrides.items():
-                *sections, leaf = path.split(".")
-                reduce(lambda inner, key: inner.setdefault(key, {}), sections, tree)[leaf] = value
-        write_text_atomic(folder / "best.yaml", yaml.safe_dump(tree, sort_keys=False))
+        scores = _search(run, config, todo, upstream)
+        best = _write(run.directory / "tune_methods", todo, scores)
         tracked.log_metrics({f"best/{method}": scores[method, trial.number] for method, trial in best.items()})
-        return {"trials": len(done)}
+        return {"trials": len(scores)}
 
     run_stage(run, "tune_methods", identity, work)
+
+
+Scores = dict[tuple[MethodName, int], float]
+"""By method and number of the trial."""
+
+
+def _search(run: Run, config: ExperimentConfig, todo: list[Trial], upstream: str) -> Scores:
+    from pipeline.runtime.trials import TrialTask, run_trial
+
+    tasks = [
+        TrialTask(config=config, root=run.root, run_dir=run.directory, identity=upstream, trial=trial) for trial in todo
+    ]
+    scores: Scores = {}
+    with stage_progress("tune methods", total=len(tasks), unit="trials") as advance:
+
+        def on_done(task: TrialTask, score: float) -> None:
+            scores[task.trial.method, task.trial.number] = score
+            advance(note=f"{task.trial.method} {score:.3f}")
+
+        fan_out(run_trial, tasks, runtime=config.runtime, root=run.root, on_done=on_done, verbose=run.verbose)
+    return scores
+
+
+def _write(folder: Path, todo: list[Trial], scores: Scores) -> dict[MethodName, Trial]:
+    """The table of all trials and the winners' settings; returns the winners."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    done = [(trial, scores[trial.method, trial.number]) for trial in todo]
+    best = {method: best_trial([entry for entry in done if entry[0].method == method]) for method in BUDGETS}
+    rows = [
+        {"method": trial.method, "trial": trial.number, "score": score}
+        | dict(zip(SPACE, trial.overrides.values(), strict=True))
+        for trial, score in done
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "trials.parquet")
+    tree: dict[str, Any] = {}
+    for trial in best.values():
+        for path, value in trial.overrides.items():
+            *sections, leaf = path.split(".")
+            reduce(lambda inner, key: inner.setdefault(key, {}), sections, tree)[leaf] = value
+    write_text_atomic(folder / "best.yaml", yaml.safe_dump(tree, sort_keys=False))
+    return best
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.episodes.batch import SupportBatch
 from pipeline.episodes.sampler import philox
+from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.training.sources import SplitRows
 
 _SHUFFLE_STREAM, _DRAW_STREAM = 6, 23
@@ -94,3 +95,39 @@ def shuffle_texts(support: SupportSet, seed: int) -> SupportSet:
         captions=tuple(support.captions[int(i)] for i in source),
         attributes=tuple(support.attributes[int(i)] for i in source) if support.attributes else (),
     )
+
+
+def distinct_pairs(rows: SplitRows) -> npt.NDArray[np.int64]:
+    """Positions of the pairs, of equal ones (embedding and caption) the first alone: a copy tells nothing new."""
+    positions = np.arange(len(rows), dtype=np.int64)
+    seen: set[tuple[bytes, str]] = set()
+    kept = []
+    for position, embedding_E, captions in zip(
+        positions, rows.embeddings(positions), rows.captions(positions), strict=True
+    ):
+        pair = (embedding_E.numpy().tobytes(), captions[0])
+        if pair not in seen:
+            kept.append(position)
+        seen.add(pair)
+    return np.array(kept, dtype=np.int64)
+
+
+def check_support(support: SupportSet, llm: FrozenLLM) -> None:
+    """Raise where the pairs cannot teach anything: one caption, one embedding, or words the LLM cannot write."""
+    if len(set(support.captions)) < 2:
+        raise ValueError(
+            f"{support.modality!r}: all {support.shots} pairs of the support have the caption "
+            f"{support.captions[0]!r}: nothing can be told apart; give pairs with different captions"
+        )
+    if not (support.embeddings_KE - support.embeddings_KE[0]).abs().max() > 0:
+        raise ValueError(
+            f"{support.modality!r}: encoder {support.encoder!r} gives all {support.shots} pairs of the support the "
+            "same embedding: choose another encoder, or signals that differ"
+        )
+    unreadable = [caption for caption in support.captions if not llm.knows(caption)]
+    if unreadable:
+        raise ValueError(
+            f"{support.modality!r}: {len(unreadable)} of {support.shots} captions, such as {unreadable[0]!r}, hold no "
+            f"word that the tokenizer of llm.path={llm.config.path!r} knows (another script?): give captions that the "
+            "LLM can write"
+        )

@@ -96,18 +96,18 @@ class DesignConfig:
     seeds: PositiveInt = 1
     """Seeds of the fits of a draw, for methods whose result depends on one; the others are fitted once a draw."""
     crossed_at: tuple[Shots, ...] | None = None
-    """Support sizes at which every draw is fitted with every seed (`full` always is); at others draw d is fitted once,
-    with seed d modulo `seeds`. None: all sizes."""
+    """Support sizes at which every draw is fitted with every seed, through a modality's first encoder (`full` always
+    is); elsewhere draw d is fitted once, with seed d modulo `seeds`. None: all sizes, through all encoders."""
     further_encoders_at: tuple[Shots, ...] | None = None
     """Support sizes at which a modality's encoders beyond the first are scored too; None: all sizes."""
     methods_at: dict[MethodName, tuple[Shots, ...]] = field(default_factory=dict, hash=False)
     """Support sizes of methods that are not scored at all sizes, such as the controls."""
 
-    def replicates(self, shots: Shots, *, draws: int, stochastic: bool) -> list[tuple[int, int]]:
-        """The (draw, seed) pairs that are fitted at a support size."""
+    def replicates(self, shots: Shots, *, draws: int, stochastic: bool, encoder: int = 0) -> list[tuple[int, int]]:
+        """The (draw, seed) pairs that are fitted at a support size, through the encoder of this place in the list."""
         draws = 1 if shots == "full" else draws  # all pairs are one draw
         seeds = self.seeds if stochastic else 1
-        if shots == "full" or self.crossed_at is None or shots in self.crossed_at:
+        if shots == "full" or self.crossed_at is None or (shots in self.crossed_at and encoder == 0):
             return [(draw, seed) for draw in range(draws) for seed in range(seeds)]
         return [(draw, draw % seeds) for draw in range(draws)]
 

@@ -35,6 +35,8 @@ class RuntimeConfig:
     """BLAS and torch threads in every worker or actor process."""
     address: str | None = None
     """Ray cluster to join; None: a private local one (inside a Ray job: the job's cluster)."""
+    placement: Literal["pack", "spread"] = "pack"
+    """`pack`: training workers on as few nodes as hold them, next to each other; `spread`: on as many as there are."""
     max_failures: NonNegativeInt = 3
     """Restarts of a training worker group before the run fails."""
 

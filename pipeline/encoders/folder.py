@@ -70,11 +70,16 @@ def model_files(folder: Path) -> list[Path]:
     return sorted({file for pattern in _WANTED for file in folder.rglob(pattern) if file.is_file()})
 
 
+def files_fingerprint(folder: Path) -> str:
+    """Changes with any file of a model."""
+    return fingerprint([(file.relative_to(folder).as_posix(), file_sha256(file)) for file in model_files(folder)])
+
+
 def folder_fingerprint(config: EncoderConfig, kind: SignalKind, folder: Path) -> str:
     """Changes whenever the vectors of the model in `folder` could."""
-    files = [(file.relative_to(folder).as_posix(), file_sha256(file)) for file in model_files(folder)]
     settings = [config.revision, config.dtype, config.pooling]
-    return fingerprint([_CODE_VERSION, kind, *settings, fingerprint(files), *_later_settings(config, folder)])
+    files = files_fingerprint(folder)
+    return fingerprint([_CODE_VERSION, kind, *settings, files, *_later_settings(config, folder)])
 
 
 def _later_settings(config: EncoderConfig, folder: Path) -> Iterator[object]:

@@ -52,14 +52,7 @@ class EpisodeSampler:
         seed: int,
         texts: Collection[str] = (),
     ) -> None:
-        needed = max(config.support_shots) + config.queries
-        for size, modality in zip(sizes, modalities, strict=True):
-            if size < needed:
-                raise ValueError(
-                    f"modality {modality!r} has {size} training rows but episodes need {needed} "
-                    f"(episodes.support_shots {max(config.support_shots)} + episodes.queries {config.queries}); "
-                    "lower one of them or add pairs"
-                )
+        check_sizes(sizes, modalities, config)
         self._sizes, self._config, self._seed = list(sizes), config, seed
         self._names = sorted(set(modalities))
         self._members = [[i for i, name in enumerate(modalities) if name == wanted] for wanted in self._names]
@@ -94,6 +87,18 @@ class EpisodeSampler:
             query_B=rows[shots:].astype(np.int64),
             isometry_seed=int(rng.integers(2**63 - 1)),
         )
+
+
+def check_sizes(sizes: Sequence[int], modalities: Sequence[str], config: EpisodeConfig) -> None:
+    """Raise where a modality has too few rows for the support and the queries of an episode."""
+    needed = max(config.support_shots) + config.queries
+    for size, modality in zip(sizes, modalities, strict=True):
+        if size < needed:
+            raise ValueError(
+                f"modality {modality!r} has {size} training rows but episodes need {needed} "
+                f"(episodes.support_shots {max(config.support_shots)} + episodes.queries {config.queries}); "
+                "lower one of them or add pairs"
+            )
 
 
 def worker_slots(total: int, rank: int, world_size: int) -> range:

@@ -17,6 +17,8 @@ from typing import Self
 import psutil
 
 UNKNOWN = "unknown"
+SUBMITTED = "SEMI_COMMIT"
+"""Environment variable with the commit of a submitted job, whose files travel without `.git`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ def git_commit(root: Path) -> Commit:
     """Commit of the checkout at `root`; unknown without git, or where `root` lies inside somebody else's repository."""
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():
-        return Commit(UNKNOWN, dirty=False)
+        submitted, plus, _ = os.environ.get(SUBMITTED, UNKNOWN).partition("+")
+        return Commit(submitted, dirty=bool(plus))
     sha = _git(root, "rev-parse", "HEAD")
     if sha is None:  # a repository without a commit
         return Commit(UNKNOWN, dirty=False)

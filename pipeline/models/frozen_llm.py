@@ -17,8 +17,8 @@ L columns of a forward, V vocabulary; b rows of one forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from pipeline.config.schema import LLMConfig
-from pipeline.encoders.folder import model_folder
+from pipeline.encoders.folder import files_fingerprint, model_folder
 from pipeline.models.buckets import plan_buckets, split_to
 from pipeline.models.prefix_cache import prefix_cache
 from pipeline.models.prompt import encode_prompt
@@ -87,6 +87,11 @@ class FrozenLLM(nn.Module):
         limit = self.config.max_caption_tokens - 1
         encoded = self.tokenizer(list(captions), add_special_tokens=False, truncation=True, max_length=limit)
         return [[*ids, self.tokenizer.eos_token_id] for ids in encoded["input_ids"]]
+
+    def knows(self, caption: str) -> bool:
+        """Whether any token of a caption is one of the vocabulary; a tokenizer of bytes knows every caption."""
+        ids = self.tokenizer(caption, add_special_tokens=False)["input_ids"]
+        return any(token != self.tokenizer.unk_token_id for token in ids)
 
     def loss(self, soft_BSD: Tensor, captions: Sequence[str]) -> Tensor:
         """Mean cross-entropy over the captions' tokens (end-of-sequence included), a scalar."""
@@ -193,15 +198,14 @@ class FrozenLLM(nn.Module):
         return torch.cat(parts, dim=1)
 
     @torch.no_grad()
-    def generate(self, soft_BSD: Tensor) -> list[str]:
-        """Greedy captions of soft tokens."""
+    def generate(self, soft_BSD: Tensor, options: Mapping[str, Any] | None = None) -> list[str]:
+        """Captions of soft tokens: greedy ones, or as these arguments of `transformers`' `generate` say."""
         prompt = self._prompt_embeddings(soft_BSD)
         ids = self.model.generate(
             inputs_embeds=prompt,
             attention_mask=prompt.new_ones(prompt.shape[:2], dtype=torch.long),
-            max_new_tokens=self.config.max_caption_tokens,
-            do_sample=False,
             pad_token_id=self.pad_id,
+            **{"max_new_tokens": self.config.max_caption_tokens, "do_sample": False} | dict(options or {}),
         )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
@@ -228,6 +232,12 @@ class FrozenLLM(nn.Module):
         """Longest row that the LLM reads, prompt and caption together; None where its configuration names no limit."""
         limit = getattr(self.model.config, "max_position_embeddings", None)
         return None if limit is None else int(limit)
+
+
+@lru_cache(maxsize=4)
+def llm_fingerprint(config: LLMConfig, root: Path) -> str:
+    """Changes with any file of the LLM; a process reads them once."""
+    return files_fingerprint(model_folder(config.path, revision=config.revision, root=root))
 
 
 class _CaptionLosses(torch.autograd.Function):

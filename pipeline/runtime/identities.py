@@ -8,12 +8,12 @@ makes the stages below it run again, and nothing else does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.config.artifacts import embeddings_dir
 from pipeline.config.fingerprint import fingerprint
-from pipeline.config.schema import ExperimentConfig, Role
+from pipeline.config.schema import DesignConfig, EvaluateConfig, ExperimentConfig, Role
 from pipeline.shards import load_manifest
 from pipeline.training.identity import training_fingerprint
 
@@ -28,6 +28,8 @@ class Identities:
     """Stage 2."""
     integrate: str
     """Stage 3."""
+    fits: str
+    """One fit and its score, whichever other fits the protocol asks for and however their scores are summed up."""
     evaluate: str
     """Scores."""
 
@@ -42,8 +44,22 @@ def identities(config: ExperimentConfig, run_dir: Path) -> Identities:
         pretrain_projector=pretrain,
         meta_train=meta,
         integrate=integrate,
+        fits=fingerprint(("fits", meta, held_out, *_fit_settings(config), config.seed)),
         evaluate=fingerprint(("evaluate", integrate, config.evaluate)),
     )
+
+
+def _fit_settings(config: ExperimentConfig) -> tuple[object, ...]:
+    """What a fit depends on; a new field of either section counts until it is named here."""
+    evaluate = replace(
+        config.evaluate,
+        methods=("constant",),
+        folder=EvaluateConfig.folder,
+        design=DesignConfig(),
+        bootstrap=EvaluateConfig.bootstrap,
+        confidence=EvaluateConfig.confidence,
+    )
+    return replace(config.integrate, shots=(1,), draws=1, encoders=None), evaluate
 
 
 def _content(config: ExperimentConfig, run_dir: Path, *roles: Role) -> str:

@@ -10,16 +10,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.adaptation.artifact import AdapterCard, check_fits, load_adapter, save_adapter
+from pipeline.adaptation.artifact import AdapterCard, SignalCard, check_fits, load_adapter, save_adapter
 from pipeline.adaptation.captioner import ProjectorCaptioner
 from pipeline.adaptation.methods import SemiMethod, count_parameters
 from pipeline.adaptation.support import SupportSet
 from pipeline.config.fingerprint import fingerprint
-from pipeline.config.schema import ExperimentConfig
-from pipeline.models.frozen_llm import FrozenLLM
+from pipeline.config.schema import DatasetConfig, ExperimentConfig
+from pipeline.models.frozen_llm import FrozenLLM, llm_fingerprint
 from pipeline.models.projector import Projector
 from pipeline.runtime.cells import Place, fit_seed, places, read_draw, run_models
-from pipeline.training.sources import SplitRows
+from pipeline.shards import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,19 @@ def make_adapter(cell: AdapterCell) -> Path:
         raise ValueError("evaluate.methods must contain 'semi' for the integrate stage")
     began = time.perf_counter()
     projector = method.project(support, fit_seed(place, cell.draw, 0))
-    card = _card(cell, models.rows("train", place), support, projector, identity, seconds=time.perf_counter() - began)
+    config = place.config
+    dataset = next(one for one in config.datasets if one.name == place.dataset)
+    card = adapter_card(
+        config,
+        dataset,
+        models.rows("train", place).dataset.manifest,
+        support,
+        projector,
+        root=place.root,
+        seconds=time.perf_counter() - began,
+        draw=cell.draw,
+        identity=identity,
+    )
     save_adapter(cell.directory, projector, card)
     return cell.directory
 
@@ -89,17 +101,37 @@ def made_adapter(
     return captioner, card.seconds
 
 
-def _card(
-    cell: AdapterCell, rows: SplitRows, support: SupportSet, projector: Projector, identity: str, *, seconds: float
+def adapter_card(
+    config: ExperimentConfig,
+    dataset: DatasetConfig,
+    manifest: Manifest,
+    support: SupportSet,
+    projector: Projector,
+    *,
+    root: Path,
+    seconds: float,
+    draw: int,
+    identity: str,
 ) -> AdapterCard:
-    config = cell.place.config
+    """The card of an adapter that SEMI made of one modality's pairs."""
+    encoder = next(one for one in dataset.encoders if one.name == support.encoder)
     return AdapterCard(
         method="semi",
         hypernet=config.hypernet.kind,
         rank=min(config.hypernet.rank, support.shots),
-        modality=cell.place.dataset,
-        encoder={"name": cell.place.encoder, "fingerprint": rows.dataset.manifest.encoder.fingerprint},
-        llm={"path": config.llm.path, "revision": config.llm.revision, "prompt": config.llm.prompt},
+        modality=dataset.name,
+        instruction=dataset.instruction,
+        signals=SignalCard(
+            kind=dataset.kind,
+            payload_field=dataset.source.payload_field,
+            payload=dataset.source.payload,
+            storage_dtype=manifest.dtype,
+        ),
+        encoder=encoder,
+        encoder_revision=manifest.encoder.revision,
+        encoder_fingerprint=manifest.encoder.fingerprint,
+        llm=config.llm,
+        llm_fingerprint=llm_fingerprint(config.llm, root),
         input_width=projector.input_width,
         hidden_width=projector.linear_layers[0].out_features,
         llm_width=projector.llm_width,
@@ -108,6 +140,6 @@ def _card(
         seconds=seconds,
         support_ids=support.ids,
         seed=config.seed,
-        draw=cell.draw,
+        draw=draw,
         config_fingerprint=identity,
     )

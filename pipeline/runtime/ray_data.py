@@ -25,6 +25,7 @@ from pydantic import TypeAdapter
 from pipeline.config.root import project_root
 from pipeline.config.schema import ExperimentConfig
 from pipeline.runtime.session import Session, fitting, ray_session
+from pipeline.runtime.shared import own_root, require_shared
 from pipeline.shards.extraction import (
     Extraction,
     Manifests,
@@ -64,6 +65,7 @@ def extract(
             ray_session(config.runtime, root=project_root(), verbose=verbose) as session,
             _attempts_folder(work.attempts),
         ):
+            require_shared(out_dir)
             _run(extraction, work, session, verbose)
     return extraction.manifests()
 
@@ -179,7 +181,7 @@ def _reported(error: Exception) -> str:
 @lru_cache(maxsize=1)
 def _builder(work: _Work) -> ShardBuilder:
     """One a process: Ray unpickles `work` for every task, but tables and models should be opened once."""
-    return ShardBuilder(work.config, work.root, work.plans, work.device)
+    return ShardBuilder(work.config, own_root(work.root), work.plans, work.device)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pipeline.config.schema import ExperimentConfig, OptimConfig
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.runtime.session import Session, fitting, ray_session
+from pipeline.runtime.shared import own_root, require_shared
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.context import LocalContext, TrainContext, TrainingError
 from pipeline.training.engine import Engine, LocalEngine
@@ -123,6 +124,7 @@ def _train_on_ray(job: StageJob, session: Session) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     runtime = job.config.runtime
+    require_shared(job.run_dir)
     workers = fitting(runtime.workers, session=session, cpus=runtime.cpus_per_worker, gpus=runtime.gpus_per_worker)
     resources = {"CPU": runtime.cpus_per_worker}
     if runtime.gpus_per_worker:
@@ -131,7 +133,10 @@ def _train_on_ray(job: StageJob, session: Session) -> None:
         _worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=bool(runtime.gpus_per_worker), resources_per_worker=resources
+            num_workers=workers,
+            use_gpu=bool(runtime.gpus_per_worker),
+            resources_per_worker=resources,
+            placement_strategy=runtime.placement.upper(),
         ),
         torch_config=TorchConfig(backend="nccl" if runtime.gpus_per_worker else "gloo"),
         run_config=RunConfig(
@@ -168,6 +173,7 @@ def _worker(settings: dict[str, Any]) -> Outcome:
     from pipeline.runtime.partitioned_llm import PartitionedLLM
 
     job: StageJob = settings["job"]
+    job = replace(job, root=own_root(job.root))
     runtime = job.config.runtime
     torch.set_num_threads(runtime.threads_per_worker)
 

@@ -23,7 +23,7 @@ from pipeline.evaluation.protocol import test_rows
 from pipeline.evaluation.provenance import PeakRss
 from pipeline.evaluation.results import Result, load_results, save_results, score_captions
 from pipeline.runtime.cells import Place, RunModels, all_positions, fit_seed, places, read_draw, run_models
-from pipeline.runtime.identities import identities
+from pipeline.runtime.identities import Identities, identities
 from pipeline.runtime.integration import AdapterCell, made_adapter
 
 
@@ -75,12 +75,17 @@ def score_anew(cell: MethodCell) -> list[Result]:
 def _replicates(cell: MethodCell) -> list[tuple[int, int]]:
     config = cell.place.config
     stochastic = run_models(cell.place).methods[cell.method].stochastic
-    return config.evaluate.design.replicates(cell.place.shots, draws=config.integrate.draws, stochastic=stochastic)
+    return config.evaluate.design.replicates(
+        cell.place.shots,
+        draws=config.integrate.draws,
+        stochastic=stochastic,
+        encoder=cell.place.encoder_number,
+    )
 
 
 def _kept(cell: MethodCell, draw: int, seed: int) -> Result:
     directory = cell.directory / f"draw-{draw}-seed-{seed}"
-    stamp = directory / f"complete-{cell.place.fingerprint}"
+    stamp = directory / f"complete-{_identities(cell.place.config, cell.place.run_dir).fits}"
     if stamp.exists():
         return load_results(directory)[0]
     shutil.rmtree(directory, ignore_errors=True)
@@ -126,13 +131,13 @@ def _fit_and_score(cell: MethodCell, draw: int, seed: int) -> Result:
 
 
 def _made(place: Place, models: RunModels, support: SupportSet, draw: int) -> tuple[Captioner, float] | None:
-    identity = _integrate_identity(place.config, place.run_dir)
+    identity = _identities(place.config, place.run_dir).integrate
     return made_adapter(AdapterCell(place=place, draw=draw), models.llm, support, identity)
 
 
 @lru_cache(maxsize=1)
-def _integrate_identity(config: ExperimentConfig, run_dir: Path) -> str:
-    return identities(config, run_dir).integrate
+def _identities(config: ExperimentConfig, run_dir: Path) -> Identities:
+    return identities(config, run_dir)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,6 +7,7 @@ In: `RuntimeConfig` and the checkout to run.  Out: a `Session` that says what th
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import secrets
@@ -31,6 +32,8 @@ MAX_OBJECT_STORE = 2 * 2**30
 START_ATTEMPTS = 3
 SHARED_MEMORY = Path("/dev/shm")
 CODE_EXCLUDES = (".git", ".venv", "runs", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis")
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it in the driver of a submitted job; its submission id is in there."""
 
 LOOPBACK = "127.0.0.1"
 
@@ -56,6 +59,28 @@ class Session:
     """CPUs of all its nodes."""
     gpus: float
     """GPUs of all its nodes."""
+    nodes: int = 1
+    """Machines that are up."""
+
+
+_opened: list[Session] = []
+
+
+def cluster_tags() -> dict[str, str]:
+    """What a run's record says of the cluster that this process has last worked on, and of the Ray job it is."""
+    tags: dict[str, str] = {}
+    if _opened:
+        last = _opened[-1]
+        tags = {
+            "ray.address": last.address,
+            "ray.nodes": str(last.nodes),
+            "ray.cpus": f"{last.cpus:g}",
+            "ray.gpus": f"{last.gpus:g}",
+        }
+    job = os.environ.get(JOB_VARIABLE)
+    if job and (name := json.loads(job).get("metadata", {}).get("job_submission_id")):
+        tags["ray.job_id"] = str(name)
+    return tags
 
 
 @contextmanager
@@ -85,11 +110,14 @@ def ray_session(
             stack.callback(ray.shutdown)
             _connect(ray, options, verbose)
         resources = ray.cluster_resources()
-        yield Session(
+        session = Session(
             address=ray.get_runtime_context().gcs_address,
             cpus=float(resources.get("CPU", 0.0)),
             gpus=float(resources.get("GPU", 0.0)),
+            nodes=sum(node["Alive"] for node in ray.nodes()),
         )
+        _opened[:] = [session]
+        yield session
 
 
 def worker_environment(threads: int, root: Path | None) -> dict[str, str]:
@@ -151,7 +179,7 @@ def _joined_options(config: RuntimeConfig, root: Path, address: str) -> dict[str
 
 def _address_of_job() -> str | None:
     # RAY_ADDRESS alone is not enough: a stray one in a shell must not send a run to somebody else's cluster.
-    return os.environ.get("RAY_ADDRESS") if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else None
+    return os.environ.get("RAY_ADDRESS") if JOB_VARIABLE in os.environ else None
 
 
 def _connect(ray: Any, options: dict[str, Any], verbose: bool) -> None:
@@ -217,12 +245,20 @@ def _ray_variables(*, private: bool, verbose: bool) -> dict[str, str]:
         variables["RAY_BACKEND_LOG_LEVEL"] = "fatal"  # the C++ core writes its errors to this terminal
     if "RAY_AUTH_MODE" in os.environ:
         return variables
-    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    if private and not has_token:
+    if private and not _token_in_environment():
         variables["RAY_AUTH_TOKEN"] = _PROCESS_TOKEN
-    if private or has_token or (Path.home() / ".ray" / "auth_token").exists():
+    if private or token_at_hand():
         variables["RAY_AUTH_MODE"] = "token"
     return variables
+
+
+def token_at_hand() -> bool:
+    """Whether the user has a cluster's token: in the environment, or in Ray's file."""
+    return _token_in_environment() or (Path.home() / ".ray" / "auth_token").exists()
+
+
+def _token_in_environment() -> bool:
+    return "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
 
 
 @contextmanager

@@ -7,7 +7,7 @@ Held-out datasets are never opened: the trial's configuration evaluates on `vali
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,11 +48,17 @@ def run_trial(task: TrialTask, score: Callable[[MethodCell], list[Result]] = sco
     config = override(task.config, task.trial.overrides)
     config = replace(config, evaluate=replace(config.evaluate, on="validation", methods=(task.trial.method,)))
     results = [result for cell in method_cells(config, task.root, task.run_dir, stamp) for result in score(cell)]
-    by_dataset: dict[str, list[float]] = {}
-    for result in results:
-        accuracy = result.attribute_accuracy
-        by_dataset.setdefault(result.dataset, []).append(result.cider_d if accuracy is None else accuracy)
-    mean = float(np.mean([np.mean(scores) for scores in by_dataset.values()]))
+    mean = _mean(results)
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomic(file, json.dumps({"identity": stamp, "score": mean}))
     return mean
+
+
+def _mean(results: Sequence[Result]) -> float:
+    """Over modalities: of attribute accuracy, or of CIDEr-D where one of them has no attributes."""
+    exact = all(result.attribute_accuracy is not None for result in results)
+    by_dataset: dict[str, list[float]] = {}
+    for result in results:
+        value = result.attribute_accuracy if exact else result.cider_d
+        by_dataset.setdefault(result.dataset, []).append(float(value or 0.0))
+    return float(np.mean([np.mean(scores) for scores in by_dataset.values()]))

@@ -133,7 +133,8 @@ def _decoded(item: Sample | BadRow, kind: SignalKind) -> tuple[Sample, Signal] |
 
 def encode_texts(decoded: DecodedShard, text_encoder: Encoder, dtype: StorageDtype) -> Encoded:
     """Text embedding of each row's first caption."""
-    return _encode([Signal(kind="text", text=caption) for caption in _first_captions(decoded)], text_encoder, dtype)
+    signals = [Signal(kind="text", text=caption) for caption in _first_captions(decoded)]
+    return encode_signals(signals, text_encoder, dtype)
 
 
 def _first_captions(decoded: DecodedShard) -> list[str]:
@@ -171,14 +172,15 @@ def _embedded(
         return _encode_tokens(signals, encoder, dtype)
     # Text as a modality is mostly its own caption, and its first encoder the text encoder: that work is done already.
     known = encoder.fingerprint == texts.encoder and [signal.text for signal in signals] == _first_captions(decoded)
-    return texts if known else _encode(signals, encoder, dtype)
+    return texts if known else encode_signals(signals, encoder, dtype)
 
 
 def _rejected(row: DecodedRow, detail: str) -> RejectedRow:
     return RejectedRow.of(row.source_row, id=row.sample.id, source=row.sample.source, detail=detail)
 
 
-def _encode(signals: Sequence[Signal], encoder: Encoder, dtype: StorageDtype) -> Encoded:
+def encode_signals(signals: Sequence[Signal], encoder: Encoder, dtype: StorageDtype) -> Encoded:
+    """A vector of each signal, or why there is none; signals that the encoder refuses do not harm the others."""
     vectors_ND = np.zeros((len(signals), encoder.width), dtype=np.float32)
 
     def fill(rows: _Rows) -> None:

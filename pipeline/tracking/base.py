@@ -10,19 +10,28 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
+
+Kind = Literal["run", "sweep", "trial", "stage"]
+"""A run's place in the tree: a pipeline run or a sweep at the top, trials below a sweep, stages below either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunHandle:
     """Enough to find a run again from another process; picklable."""
 
-    run_id: str
-    """MLflow's id."""
+    key: str
+    """What the run is found by, in the store too."""
+    name: str
+    """What people read."""
     uri: str = field(repr=False)
     """Not shown: the address of a database may hold a password."""
-    spill_dir: Path
-    """Where metrics go that the store does not take."""
+    experiment: str
+    """MLflow experiment."""
+    spool_dir: Path
+    """Where records wait for the store."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Handed down to children."""
 
 
 class Tracker(Protocol):
@@ -32,20 +41,50 @@ class Tracker(Protocol):
     def handle(self) -> RunHandle | None:
         """What `attach` needs in a worker; None where nothing is tracked."""
 
-    def stage(self, name: str, params: Mapping[str, object] | None = None) -> AbstractContextManager[Tracker]:
-        """A child run.  Enter it only for work that is really done: a skipped stage has no run."""
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id, once the store knows the run; None before, and where nothing is tracked."""
+
+    def child(
+        self,
+        name: str,
+        kind: Kind,
+        params: Mapping[str, object] | None = None,
+        *,
+        key: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> AbstractContextManager[Tracker]:
+        """A run below this one.  Enter it only for work that is really done.
+
+        `name` is what people read.  `key` (a trial's id) makes it the same run at every attempt below the same parent:
+        a retry goes on in it, in this process or another, and a run without one is new each time.  A stage that has
+        FINISHED is not continued: doing it again is a new run.  With other `params` it is a new run too.
+        """
+
+    def stage(
+        self, name: str, params: Mapping[str, object] | None = None, *, key: str | None = None
+    ) -> AbstractContextManager[Tracker]:
+        """A child of kind `stage`, which also records what the machine does."""
 
     def log_params(self, values: Mapping[str, object]) -> None:
         """Nested values, once each; a name that has another value already is an error."""
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Buffered: returns at once, written in the background."""
+        """Returns within microseconds; written in the background, and not lost while the store is away."""
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file, or a whole folder under its own name, to the run; `folder` is where it goes inside."""
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[object]]) -> None:
         """A table of equally long columns, shown as such by the user interface; once a name."""
+
+    def log_dataset(
+        self, name: str, *, digest: str, source: str, context: str, profile: Mapping[str, object] | None = None
+    ) -> None:
+        """An input of the run: `digest` names its content, `context` what it was used for (training, evaluation)."""
+
+    def log_model(self, name: str, path: Path, *, kind: str, params: Mapping[str, object] | None = None) -> None:
+        """A file or folder of weights, as a model that is linked to the run; once a name."""
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Labels to search for."""
@@ -67,8 +106,21 @@ class NullTracker:
     """Forgets everything; for `tracking.enabled=false`, tests and every worker but the first."""
 
     handle: RunHandle | None = None
+    run_id: str | None = None
 
-    def stage(self, name: str, params: Mapping[str, object] | None = None) -> NullTracker:
+    def child(
+        self,
+        name: str,
+        kind: Kind,
+        params: Mapping[str, object] | None = None,
+        *,
+        key: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> NullTracker:
+        """Itself."""
+        return self
+
+    def stage(self, name: str, params: Mapping[str, object] | None = None, *, key: str | None = None) -> NullTracker:
         """Itself."""
         return self
 
@@ -82,6 +134,14 @@ class NullTracker:
         """Does nothing."""
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[object]]) -> None:
+        """Does nothing."""
+
+    def log_dataset(
+        self, name: str, *, digest: str, source: str, context: str, profile: Mapping[str, object] | None = None
+    ) -> None:
+        """Does nothing."""
+
+    def log_model(self, name: str, path: Path, *, kind: str, params: Mapping[str, object] | None = None) -> None:
         """Does nothing."""
 
     def set_tags(self, tags: Mapping[str, str]) -> None:

@@ -1,99 +1,157 @@
-"""Runs in MLflow: a parent a pipeline run, a child a stage.
+"""Runs in MLflow: a parent a pipeline run or a sweep, children below it.
 
 In: what a `Tracker` is told.  Out: a run that always ends as FINISHED, FAILED or KILLED.
 
-Once a run has begun, a store that is away costs messages, never the run's work.
+Whatever is told goes to a file and is delivered from there (`spool`, `delivery`): once the first run has begun, a store
+that is away costs nothing but time at the very end.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from pipeline.tracking.base import RunHandle
-from pipeline.tracking.buffer import MetricBuffer, Point
+from pipeline.tracking.base import Kind, RunHandle
+from pipeline.tracking.delivery import Delivery, deliver_abandoned
 from pipeline.tracking.params import flatten, redact
-from pipeline.tracking.store import Store, process_tag, store_errors
+from pipeline.tracking.spool import Spool, any_waiting
+from pipeline.tracking.store import (
+    KEY_TAG,
+    PROCESS_TAG,
+    Store,
+    is_alive_elsewhere,
+    process_tag,
+    quiet_mlflow,
+    store_errors,
+)
+from pipeline.tracking.system import SystemMetrics
 
 _log = logging.getLogger(__name__)
-_SYSTEM_METRICS_S = 5.0
+PATIENCE_S = 20.0
+"""How long the end of a job waits for a store that is away; what waits longer is delivered by the next job."""
+SYSTEM_METRICS_S = 5.0
 _STOPPED = (None, 0, 130, 143)
 """Exit codes of a run that was told to stop: Ray answers Ctrl-C with 0; 128 + signal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """What a run is."""
+
+    name: str
+    """What people read."""
+    kind: Kind
+    """Its place in the tree."""
+    key: str
+    """Finds it again: a later attempt with the same key continues it."""
+    parent: str | None = None
+    """Key of the run above."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Handed down to children."""
+    params: Mapping[str, str] = field(default_factory=dict)
+    """Flat."""
+    owned: bool = True
+    """Whether this tracker ends the run."""
 
 
 class MlflowTracker:
     """One run, made when something is logged to it or a stage begins: a pipeline that skips everything leaves none."""
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        name: str,
-        spill_dir: Path,
-        tags: Mapping[str, str] | None = None,
-        params: object = None,
-        run_id: str | None = None,
-        is_stage: bool = False,
-    ) -> None:
-        self._store, self._name, self._spill_dir = store, name, spill_dir
-        self._tags, self._pending = dict(tags or {}), flatten({} if params is None else params)
-        self._run_id, self._owned, self._is_stage = run_id, run_id is None, is_stage
+    def __init__(self, store: Store, spec: RunSpec, spool_dir: Path) -> None:
+        self._store, self._spec, self._spool_dir = store, spec, spool_dir
+        self._delivery: Delivery | None = None
+        self._children: list[MlflowTracker] = []
         self._params: dict[str, str] | None = None
-        self._buffer: MetricBuffer | None = None
-        self._monitor: Any = None
+        self._system: SystemMetrics | None = None
         self._lock = threading.RLock()
 
     @property
     def handle(self) -> RunHandle:
         """What `attach` needs; makes the run."""
-        return RunHandle(run_id=self._begun(), uri=self._store.uri, spill_dir=self._spill_dir)
-
-    def stage(self, name: str, params: Mapping[str, object] | None = None) -> MlflowTracker:
-        """A child run, made when it is entered."""
-        inherited = {key: value for key, value in self._tags.items() if key not in _OWN_TAGS}
-        return MlflowTracker(
-            self._store,
-            name=name,
-            spill_dir=self._spill_dir,
-            tags=inherited | {"mlflow.parentRunId": self._begun()},
-            params=params,
-            is_stage=True,
+        self._begun()
+        return RunHandle(
+            key=self._spec.key,
+            name=self._spec.name,
+            uri=self._store.uri,
+            experiment=self._store.experiment,
+            spool_dir=self._spool_dir,
+            tags=dict(self._spec.tags),
         )
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id, once the store knows the run."""
+        return self._delivery.writer.run_id if self._delivery else None
+
+    def child(
+        self,
+        name: str,
+        kind: Kind,
+        params: Mapping[str, object] | None = None,
+        *,
+        key: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> MlflowTracker:
+        """A run below this one, made when it is entered."""
+        self._begun()
+        child = MlflowTracker(
+            self._store,
+            RunSpec(
+                name=name,
+                kind=kind,
+                key=f"{self._spec.key}/{key or secrets.token_hex(8)}",
+                parent=self._spec.key,
+                tags={**self._spec.tags, **{name: redact(text) for name, text in (tags or {}).items()}},
+                params=flatten(params or {}),
+            ),
+            self._spool_dir,
+        )
+        self._children.append(child)
+        return child
+
+    def stage(self, name: str, params: Mapping[str, object] | None = None, *, key: str | None = None) -> MlflowTracker:
+        """A child of kind `stage`."""
+        return self.child(name, "stage", params, key=key)
 
     def log_params(self, values: Mapping[str, object]) -> None:
         """Each name once; MLflow's params cannot be changed."""
-        run_id, flat = self._begun(), flatten(values)
+        delivery, flat = self._begun(), flatten(values)
         with self._lock:
             if self._params is None:
-                self._params = dict(self._store.client.get_run(run_id).data.params)
+                self._params = dict(self._spec.params)
+                if not self._spec.owned:
+                    # A store that is away is asked nothing; what contradicts is then refused on delivery.
+                    with suppress(*store_errors()):
+                        self._params = delivery.writer.params()
             for name, value in flat.items():
                 if self._params.get(name, value) != value:
                     raise ValueError(
-                        f"param {name!r} of run {self._name!r} is already {self._params[name]!r} and cannot become "
-                        f"{value!r}; log it under another name, or as a metric"
+                        f"param {name!r} of run {self._spec.name!r} is already {self._params[name]!r} and cannot "
+                        f"become {value!r}; log it under another name, or as a metric"
                     )
             new = {name: value for name, value in flat.items() if name not in self._params}
-            self._guarded("params", lambda: self._send_params(run_id, new))
             self._params |= new
+        delivery.add({"kind": "params", "values": new})
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Buffered."""
-        self._metric_buffer().add(values, step)
+        """Microseconds: the points go to a file."""
+        now = _now_ms()
+        points = [[name, float(value), int(step), now] for name, value in values.items()]
+        self._begun().add({"kind": "metrics", "points": points})
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Copies now; a folder keeps its name."""
+        """Copied in the background, and before the run ends; a folder keeps its name."""
         if not path.exists():
             raise FileNotFoundError(f"artifact {path} does not exist")
-        client, run_id = self._store.client, self._begun()
-        if path.is_dir():
-            target = f"{folder}/{path.name}" if folder else path.name
-            self._guarded(f"artifacts {path.name}", lambda: client.log_artifacts(run_id, str(path), target))
-        else:
-            self._guarded(f"artifact {path.name}", lambda: client.log_artifact(run_id, str(path), folder))
+        self._begun().add({"kind": "artifact", "path": str(path.resolve()), "folder": folder})
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[object]]) -> None:
         """Stored as `<name>.json`, which MLflow shows as a table."""
@@ -101,101 +159,130 @@ class MlflowTracker:
         if len(set(lengths.values())) != 1:
             raise ValueError(f"table {name!r} needs columns of one length, got {lengths}")
         data = {column: list(values) for column, values in columns.items()}
-        run_id, file = self._begun(), f"{name.removesuffix('.json')}.json"
-        self._guarded(f"table {name}", lambda: self._store.client.log_table(run_id, data, file))
+        self._begun().add({"kind": "table", "file": f"{name.removesuffix('.json')}.json", "columns": data})
+
+    def log_dataset(
+        self, name: str, *, digest: str, source: str, context: str, profile: Mapping[str, object] | None = None
+    ) -> None:
+        """An input of MLflow's; its digest has at most 36 characters."""
+        self._begun().add(
+            {
+                "kind": "dataset",
+                "name": name,
+                "digest": digest[:36],
+                "source": redact(source),
+                "context": context,
+                "profile": dict(profile or {}),
+            }
+        )
+
+    def log_model(self, name: str, path: Path, *, kind: str, params: Mapping[str, object] | None = None) -> None:
+        """A model of MLflow's, linked to this run; copied in the background."""
+        if not path.exists():
+            raise FileNotFoundError(f"model {path} does not exist")
+        record = {"kind": "model", "name": name, "path": str(path.resolve()), "type": kind}
+        self._begun().add({**record, "params": flatten(params or {})})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets or replaces."""
-        from mlflow.entities import RunTag
-
-        run_id = self._begun()
-        entities = [RunTag(name, redact(value)) for name, value in tags.items()]
-        self._guarded("tags", lambda: self._store.client.log_batch(run_id, tags=entities))
+        self._begun().add({"kind": "tags", "values": {name: redact(value) for name, value in tags.items()}})
 
     def describe(self, markdown: str) -> None:
         """The text on the run's page."""
         self.set_tags({"mlflow.note.content": markdown})
 
     def flush(self) -> None:
-        """Writes the metrics that are buffered."""
-        if self._buffer is not None:
-            self._buffer.flush()
+        """Deliver what waits now, if the store takes it."""
+        if self._delivery is not None:
+            self._delivery.flush()
 
     def __enter__(self) -> Self:
-        if self._is_stage:
+        if self._spec.parent is not None:
             self._begun()
+            return self
+        if self._spec.owned:
+            self._store.check_server()
+        if self._spec.owned and any_waiting(self._spool_dir):
+            with suppress(ValueError, *store_errors()):  # a store that is away is said when something is to be logged
+                deliver_abandoned(self._spool_dir, self._store)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._run_id is None:
+        if self._delivery is None:
             return
-        try:
-            if self._buffer is not None:
-                self._buffer.close()
-            if self._monitor is not None:
-                self._monitor.finish()
-        finally:
-            if self._owned:
-                if isinstance(error, Exception):
-                    self.set_tags({"error": f"{type(error).__name__}: {error}"[:500]})
-                run_id, status = self._run_id, _status(error)
-                self._guarded("final state", lambda: self._store.client.set_terminated(run_id, status=status))
+        if self._system is not None:
+            self._system.finish()
+        if self._spec.owned and isinstance(error, Exception):
+            self.set_tags({"error": f"{type(error).__name__}: {error}"[:500]})
+        self._delivery.finish({"kind": "end", "status": _status(error), "ms": _now_ms()} if self._spec.owned else None)
+        if self._spec.parent is None:
+            self._wait()
 
-    def _begun(self) -> str:
-        """The run's id; the first call makes the run."""
-        with self._lock:
-            if self._run_id is None:
-                # Both may raise: a store that was never there is a user's error, and the time to say so is now.
-                experiment_id, client = self._store.experiment_id, self._store.client
-                run = client.create_run(experiment_id, run_name=self._name, tags=self._tags | process_tag())
-                self._run_id = run.info.run_id
-                self._params = dict(self._pending)
-                self._guarded("params", lambda: self._send_params(run.info.run_id, self._pending))
-                if self._is_stage:
-                    self._guarded("system metrics", self._watch_system)
-            return self._run_id
-
-    def _send_params(self, run_id: str, flat: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
-        # Cut into requests of a legal size by the client.
-        self._store.client.log_batch(run_id, params=[Param(name, value) for name, value in flat.items()])
-
-    def _metric_buffer(self) -> MetricBuffer:
-        run_id = self._begun()
-        with self._lock:
-            if self._buffer is None:
-                self._buffer = MetricBuffer(
-                    lambda points: self._send_metrics(run_id, points),
-                    spill=self._spill_dir / f"unsent-metrics-{run_id}.jsonl",
-                    errors=store_errors(),
+    def _wait(self) -> None:
+        """At the end of a job, for its whole tree: while the store takes anything, however slowly."""
+        everything = [(run._spec.name, run._delivery) for run in self._tree() if run._delivery is not None]
+        waiting = everything
+        while waiting:
+            waiting = [(name, delivery) for name, delivery in waiting if not delivery.wait(0.05)]
+            moved_s = max(delivery.progress_s for _, delivery in everything)
+            if waiting and time.monotonic() - moved_s > PATIENCE_S:
+                _log.error(
+                    "the tracking store did not take everything of %s; it waits in %s and is delivered by the next job",
+                    ", ".join(name for name, _ in waiting),
+                    self._spool_dir,
                 )
-            return self._buffer
+                return
 
-    def _send_metrics(self, run_id: str, points: Sequence[Point]) -> None:
-        from mlflow.entities import Metric
+    def _tree(self) -> list[MlflowTracker]:
+        return [self, *(run for child in self._children for run in child._tree())]
 
-        metrics = [Metric(point.name, point.value, point.timestamp_ms, point.step) for point in points]
-        self._store.client.log_batch(run_id, metrics=metrics)
+    def _begun(self) -> Delivery:
+        with self._lock:
+            if self._delivery is None:
+                # May raise: a store that was never there is a user's error, and the time to say so is now.
+                self._delivery = self._begin()
+                if self._spec.kind == "stage" and self._spec.owned:
+                    self._system = SystemMetrics(self.log_metrics, interval_s=SYSTEM_METRICS_S, uri=self._store.uri)
+            return self._delivery
 
-    def _watch_system(self) -> None:
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+    def _begin(self) -> Delivery:
+        quiet_mlflow()  # here: it takes seconds, and its import is not made for several threads at once
+        spec, is_root = self._spec, self._spec.parent is None and self._spec.owned
+        if is_root:
+            self._refuse_if_alive()
+            deliver_abandoned(self._spool_dir, self._store, spec.key)
+        header = {
+            "format": 1,
+            "store": self._store.identity,
+            "name": spec.name,
+            "kind": spec.kind,
+            "key": spec.key,
+            "parent": spec.parent,
+            "owned": spec.owned,
+            "tags": {**spec.tags, **process_tag(), KEY_TAG: spec.key, "kind": spec.kind},
+            "params": dict(spec.params),
+            "ms": _now_ms(),
+        }
+        delivery = Delivery(Spool.create(self._spool_dir, header), self._store)
+        if is_root:
+            delivery.begin()
+        delivery.start()
+        return delivery
 
-        self._monitor = SystemMetricsMonitor(
-            self._run_id, sampling_interval=_SYSTEM_METRICS_S, tracking_uri=self._store.uri
-        )
-        self._monitor.start()
-
-    def _guarded(self, what: str, action: Callable[[], object]) -> None:
-        try:
-            action()
-        except store_errors() as error:
-            _log.error("tracking: %s of run %r was not stored: %s", what, self._name, redact(str(error)))
+    def _refuse_if_alive(self) -> None:
+        query = f"tags.`{KEY_TAG}` = '{self._spec.key}' AND attributes.status = 'RUNNING'"
+        for run in self._store.client.search_runs([self._store.experiment_id], filter_string=query):
+            if is_alive_elsewhere(run.data.tags.get(PROCESS_TAG, "")):
+                raise ValueError(
+                    f"run {self._spec.name!r} is being written by another process: wait for its end, or choose another "
+                    f"--name"
+                )
 
 
-_OWN_TAGS = frozenset({"mlflow.parentRunId"})
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _status(error: BaseException | None) -> str:

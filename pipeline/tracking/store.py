@@ -18,18 +18,23 @@ from typing import Any
 
 import psutil
 
+from pipeline.config.fingerprint import fingerprint
 from pipeline.tracking.params import redact
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 PROCESS_TAG = "mlflow.semi.process"
 """MLflow's prefix keeps it out of the pages, where it would say nothing to a reader."""
+KEY_TAG = "mlflow.semi.key"
+"""What a continued run is found by."""
 _SQLITE = "sqlite:///"
+_TRY_AGAIN = (401, 403, 408, 425, 429)
 _QUIET_LOGGERS = ("mlflow", "alembic", "sqlalchemy", "git")
 # A server that is away must cost seconds, not the minutes of the client's own retries; nothing is sent home.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_DISABLE_AGENT_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
@@ -63,12 +68,28 @@ def store_errors() -> tuple[type[Exception], ...]:
     return (MlflowException, SQLAlchemyError, OSError)
 
 
+def is_temporary(error: Exception) -> bool:
+    """Whether to send again later; False where the store has understood and refuses."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return True
+    code = int(error.get_http_status_code())
+    # A token that has run out is mended while the run goes on; waiting costs nothing.
+    return not 400 <= code < 500 or code in _TRY_AGAIN
+
+
 class Store:
     """A store and one experiment in it; opened at the first use of `client` or `experiment_id`."""
 
     def __init__(self, uri: str, experiment: str) -> None:
         self.uri = uri
-        self._experiment = experiment
+        self.experiment = experiment
+
+    @property
+    def identity(self) -> str:
+        """Names the store in files; the address itself may hold a password."""
+        return fingerprint((self.uri, self.experiment))
 
     @cached_property
     def client(self) -> Any:
@@ -99,9 +120,14 @@ class Store:
         _close_orphans(self.client, experiment.experiment_id)
         return str(experiment.experiment_id)
 
+    def check_server(self) -> None:
+        """A server that does not answer is said before any work; a database is opened when it is needed."""
+        if self.uri.startswith(("http://", "https://")):
+            self._get_experiment()
+
     def _get_experiment(self) -> Any:
         try:
-            return self.client.get_experiment_by_name(self._experiment)
+            return self.client.get_experiment_by_name(self.experiment)
         except store_errors() as error:
             raise ValueError(
                 f"tracking.uri: {redact(self.uri)!r} does not answer ({redact(str(error))}); start it, "
@@ -111,16 +137,16 @@ class Store:
     def _create_experiment(self, location: str | None) -> Any:
         try:
             self.client.create_experiment(
-                self._experiment,
+                self.experiment,
                 artifact_location=location,
                 # Without it the page opens on traces of language model calls, of which there are none here.
                 tags={"mlflow.experimentKind": "custom_model_development"},
             )
         except store_errors():
             # Another process may have been first; anything else fails again below.
-            if self.client.get_experiment_by_name(self._experiment) is None:
+            if self.client.get_experiment_by_name(self.experiment) is None:
                 raise
-        return self.client.get_experiment_by_name(self._experiment)
+        return self.client.get_experiment_by_name(self.experiment)
 
 
 def process_tag() -> dict[str, str]:
@@ -143,6 +169,12 @@ def _close_orphans(client: Any, experiment_id: str) -> None:
         host, _, process = run.data.tags.get(PROCESS_TAG, "").partition(f"{_host()} ")
         if process and not host and not _is_alive(process):
             client.set_terminated(run.info.run_id, status="KILLED")
+
+
+def is_alive_elsewhere(tag: str) -> bool:
+    """Whether the process of a `process_tag` is another one, of this machine, and runs."""
+    host, _, process = tag.partition(f"{_host()} ")
+    return bool(process) and not host and _is_alive(process) and int(process.split()[0]) != os.getpid()
 
 
 def _is_alive(process: str) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.artifacts import embeddings_dir
-from pipeline.config.schema import ExperimentConfig, Role
+from pipeline.config.schema import EncoderConfig, ExperimentConfig, Role
 from pipeline.encoders.registry import load_encoder
 from pipeline.shards import EmbeddingDataset
 from pipeline.signal import Signal
@@ -114,22 +114,41 @@ def open_splits(
         if stage is not None and stage not in dataset_config.stages:
             continue
         for encoder in dataset_config.encoders:
-            dataset = EmbeddingDataset(embeddings_dir(run_dir, dataset_config, encoder))
-            _check_vectors(dataset, dataset_config.name, encoder.name)
-            _check_text_width(dataset, config, dataset_config.name)
-            opened += [
-                SplitRows(
-                    modality=dataset_config.name,
-                    encoder=encoder.name,
-                    encoder_path=encoder.path,
-                    split=split,
-                    dataset=dataset,
-                    rows=dataset.rows_of_split(split),
-                    instruction_W=instructions[dataset_config.name],
-                )
-                for split in splits
-            ]
+            opened += splits_of(
+                EmbeddingDataset(embeddings_dir(run_dir, dataset_config, encoder)),
+                config,
+                modality=dataset_config.name,
+                encoder=encoder,
+                instruction_W=instructions[dataset_config.name],
+                splits=splits,
+            )
     return opened
+
+
+def splits_of(
+    dataset: EmbeddingDataset,
+    config: ExperimentConfig,
+    *,
+    modality: str,
+    encoder: EncoderConfig,
+    instruction_W: Tensor,
+    splits: Sequence[str],
+) -> list[SplitRows]:
+    """The given splits of one dataset, wherever it lies; `ValueError` where the configuration cannot read it."""
+    _check_vectors(dataset, modality, encoder.name)
+    _check_text_width(dataset, config, modality)
+    return [
+        SplitRows(
+            modality=modality,
+            encoder=encoder.name,
+            encoder_path=encoder.path,
+            split=split,
+            dataset=dataset,
+            rows=dataset.rows_of_split(split),
+            instruction_W=instruction_W,
+        )
+        for split in splits
+    ]
 
 
 def _check_vectors(dataset: EmbeddingDataset, name: str, encoder: str) -> None:

@@ -17,9 +17,9 @@ from jsonschema.validators import validator_for
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def launcher() -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load((ROOT / "cluster" / "ray-local.yaml").read_text(encoding="utf-8"))
+@pytest.fixture(params=["ray-local.yaml", "ray-aws.yaml"])
+def launcher(request: pytest.FixtureRequest) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((ROOT / "cluster" / request.param).read_text(encoding="utf-8"))
     return config
 
 
@@ -54,7 +54,8 @@ def test_launcher_file_is_what_ray_up_accepts(launcher: dict[str, Any]) -> None:
 
     prepared = prepare_config(launcher)
     validate_config(prepared)
-    assert prepared["provider"]["worker_ips"] == ["192.0.2.11", "192.0.2.12"]
+    assert prepared["provider"] | launcher["provider"] == prepared["provider"]
+    assert prepared["head_node_type"] in prepared["available_node_types"]
 
 
 def test_cluster_is_closed(launcher: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-COMMANDS = ("setup", "demo", "test", "suite", "chaos", "lint", "ui", "clean")
+COMMANDS = ("setup", "demo", "test", "suite", "chaos", "nodes", "lint", "ui", "clean")
 
 
 def make(folder: Path, *arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -178,6 +178,7 @@ BAD_INPUT = {
     "unknown key": (["--set", "meta.rank=3"], "unknown key 'rank' in meta"),
     "wrong type": (["--set", "hypernet.rank=many"], "hypernet.rank"),
     "more shots than samples": (["--set", "integrate.shots=[5000]"], "5000 shots asked for, but its train split has"),
+    "episode larger than a modality": (["--set", "episodes.support_shots=[500]", *ON_RAY], "but episodes need 504"),
     "width of another encoder": (["--set", "projector.input_width=64"], "projector.input_width=64, but the text"),
     "uneven workers": (["--set", "pretrain.batch_size=7", *ON_RAY], "7 items a step cannot be split evenly over 2"),
     "uneven parts": (

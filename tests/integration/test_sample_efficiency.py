@@ -57,6 +57,11 @@ def table(runs: Path) -> pa.Table:
     return pq.read_table(runs / "smoke" / "straight" / "results.parquet")
 
 
+def _written(cells: Path) -> dict[Path, int]:
+    """When each finished fit was."""
+    return {stamp.parent: (stamp.parent / "results.parquet").stat().st_mtime_ns for stamp in cells.rglob("complete-*")}
+
+
 def _fits(table: pa.Table, **key: Any) -> set[tuple[int, int]]:
     rows = table.to_pylist()
     return {(r["draw"], r["seed"]) for r in rows if all(r[name] == value for name, value in key.items())}
@@ -98,9 +103,13 @@ def test_killed_at_a_random_moment_the_same_command_ends_with_the_same_table(
         driver.wait_until_gone()
     finally:
         driver.end()
-    done = {stamp.parent: (stamp.parent / "results.parquet").stat().st_mtime_ns for stamp in cells.rglob("complete-*")}
+    done = _written(cells)
     assert len(done) >= wanted
     _job("evaluate", *arguments)
     again = pq.read_table(runs / "smoke" / folder / "results.parquet")
     assert again.drop_columns(MEASURED).equals(table.drop_columns(MEASURED))
-    assert {folder: (folder / "results.parquet").stat().st_mtime_ns for folder in done} == done
+    assert _written(cells) | done == _written(cells)
+    # Other sizes, draws or intervals are another table of the same fits.
+    every = _written(cells)
+    _job("evaluate", *arguments, "--set", "integrate.shots=[8]", "--set", "evaluate.bootstrap=20")
+    assert _written(cells) == every

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from pipeline.adaptation.artifact import AdapterCard, check_fits, load_adapter, save_adapter
+from pipeline.adaptation.artifact import AdapterCard, SignalCard, check_fits, load_adapter, save_adapter
 from pipeline.adaptation.captioner import ProjectorCaptioner
 from pipeline.adaptation.finetune import finetune
 from pipeline.adaptation.methods import TrainedProjectorMethod
 from pipeline.adaptation.methods.copying import ConstantMethod, KnnCopyMethod
 from pipeline.adaptation.support import SupportSet, shuffle_texts
-from pipeline.config.schema import FinetuneConfig, WidthMapKind
+from pipeline.config.schema import EncoderConfig, FinetuneConfig, LLMConfig, WidthMapKind
 from pipeline.episodes.width import fit_width_map
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.projector import Projector
@@ -153,8 +153,11 @@ def test_adapter_round_trip_and_misfits(tmp_path: Path) -> None:
         hypernet="equivariant",
         rank=4,
         modality="radar",
-        encoder={"name": "radar-a"},
-        llm={"path": "lm"},
+        signals=SignalCard(kind="series"),
+        encoder=EncoderConfig(name="radar-a", path="models/radar"),
+        encoder_fingerprint="e",
+        llm=LLMConfig(path="lm"),
+        llm_fingerprint="l",
         input_width=6,
         hidden_width=8,
         llm_width=16,
@@ -175,3 +178,18 @@ def test_adapter_round_trip_and_misfits(tmp_path: Path) -> None:
         check_fits(card, input_width=7, llm_width=16)
     with pytest.raises(ValueError, match="speaks to an LLM of width 16 .*got width 32"):
         check_fits(card, input_width=6, llm_width=32)
+
+
+def test_an_adapter_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no adapter"):
+        load_adapter(tmp_path)
+    card = tmp_path / "adapter.json"
+    card.write_text('{"format_version": 2}')
+    with pytest.raises(ValueError, match="adapter format 2, this code reads 3; make the adapter again"):
+        load_adapter(tmp_path)
+    card.write_text('{"format_version": 3, "method": 7}')
+    with pytest.raises(ValueError, match="field 'method': .*make the adapter again"):
+        load_adapter(tmp_path)
+    card.write_text("{")
+    with pytest.raises(ValueError, match="is no JSON"):
+        load_adapter(tmp_path)

@@ -40,6 +40,12 @@ def test_methods_and_further_encoders_are_scored_where_the_design_says() -> None
     assert DesignConfig().includes("semi_shuffled_text", 4, 3)
 
 
+def test_seeds_are_crossed_through_the_first_encoder() -> None:
+    design = DesignConfig(seeds=3, crossed_at=(32,))
+    assert len(design.replicates(32, draws=5, stochastic=True)) == 15
+    assert design.replicates(32, draws=5, stochastic=True, encoder=1) == [(0, 0), (1, 1), (2, 2), (3, 0), (4, 1)]
+
+
 def test_sizes_are_numbers_or_full() -> None:
     config = override(PRESETS["miniature"](), {"integrate.shots": [4, "full"]})
     assert config.integrate.shots == (4, "full")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema import RuntimeConfig
-from pipeline.runtime.session import Session, fitting, ray_session, worker_environment
+from pipeline.runtime.session import Session, cluster_tags, fitting, ray_session, worker_environment
 
 
 class FakeRay:
@@ -43,6 +43,9 @@ class FakeRay:
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 6.0, "GPU": 1.0}
+
+    def nodes(self) -> list[dict[str, bool]]:
+        return [{"Alive": True}, {"Alive": False}, {"Alive": True}]
 
     def get_runtime_context(self) -> SimpleNamespace:
         return SimpleNamespace(gcs_address="10.0.0.1:6379")
@@ -75,7 +78,7 @@ def test_a_job_keeps_its_own_handler_of_sigterm(ray: FakeRay, tmp_path: Path) ->
 def test_a_private_cluster_is_closed_quiet_and_leaves_nothing(ray: FakeRay, tmp_path: Path) -> None:
     before = dict(os.environ)
     with ray_session(RuntimeConfig(threads_per_worker=3), root=tmp_path, num_cpus=2) as session:
-        assert session == Session(address="10.0.0.1:6379", cpus=6.0, gpus=1.0)
+        assert session == Session(address="10.0.0.1:6379", cpus=6.0, gpus=1.0, nodes=2)
         assert ray.running
         folder = Path(ray.options["_temp_dir"]).parent
         assert folder.stat().st_mode & 0o077 == 0
@@ -218,3 +221,14 @@ def test_what_never_fits_is_refused_with_the_arithmetic(cpus: float, gpus: float
     message = f"cannot hold one process of {cpus:g} CPU and {gpus:g} GPU beside 0 CPU .* it has 4 CPU and 0 GPU"
     with pytest.raises(ValueError, match=message):
         fitting(1, session=session, cpus=cpus, gpus=gpus)
+
+
+def test_a_runs_record_names_the_cluster_and_the_ray_job(
+    ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ray_session(RuntimeConfig(), root=tmp_path):
+        pass
+    wanted = {"ray.address": "10.0.0.1:6379", "ray.nodes": "2", "ray.cpus": "6", "ray.gpus": "1"}
+    assert cluster_tags() == wanted, "also after it was closed: stages of one job open one each"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "raysubmit_7"}}')
+    assert cluster_tags() == wanted | {"ray.job_id": "raysubmit_7"}

@@ -1,0 +1,116 @@
+"""A Ray cluster of several nodes on this machine: each a `ray start` of its own, with token authentication on."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+START_LIMIT_S = 120.0
+_MARKER = "SEMI_RAY_NODES"
+
+
+@dataclass(kw_only=True)
+class RayNodes:
+    """Nodes, their token and their ports; `end` leaves nothing behind."""
+
+    folder: Path
+    """Short: Ray's sockets lie in it."""
+    token: str = field(default_factory=lambda: secrets.token_hex(32))
+    nodes: list[psutil.Process] = field(default_factory=list)
+    """What keeps each node alive; the head is the first."""
+
+    def __post_init__(self) -> None:
+        self.port, self.dashboard = _free_port(), _free_port()
+        self.address = f"http://127.0.0.1:{self.dashboard}"
+
+    def environment(self, token: str | None = None) -> dict[str, str]:
+        """What a client of this cluster sets."""
+        path = Path(sys.executable).parent
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        return {
+            **kept,
+            "PATH": f"{path}{os.pathsep}{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": token or self.token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+            _MARKER: str(self.folder),
+        }
+
+    def start_head(self) -> None:
+        """The node of the job server; it runs no work."""
+        self._start(
+            "--head",
+            f"--port={self.port}",
+            f"--dashboard-port={self.dashboard}",
+            "--dashboard-host=127.0.0.1",
+            f"--ray-client-server-port={_free_port()}",
+            f"--temp-dir={self.folder / 't'}",
+            cpus=0,
+        )
+
+    def start_worker(self, cpus: int = 2, *, hidden: Path | None = None) -> None:
+        """Another node; a `hidden` folder is another one there (needs root)."""
+        self._start(f"--address=127.0.0.1:{self.port}", cpus=cpus, hidden=hidden)
+
+    def kill(self, index: int) -> set[psutil.Process]:
+        """SIGKILL a node: its raylet, its agents and all of its workers at once, as when the machine loses power."""
+        family = set(self.nodes[index].children(recursive=True)) | {self.nodes[index]}
+        for process in family:
+            process.send_signal(signal.SIGKILL)
+        return family
+
+    def hosts(self, index: int, title: str) -> bool:
+        """Whether a node runs a process with this title."""
+        return any(title in _title(child) for child in self.nodes[index].children(recursive=True))
+
+    def end(self) -> None:
+        """Kill what was started here, and what came from it."""
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(_MARKER) == str(self.folder) and process.pid != os.getpid():
+                    process.kill()
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+
+    def _start(self, *options: str, cpus: int, hidden: Path | None = None) -> None:
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats", *options]
+        command += [f"--num-cpus={cpus}", f"--object-store-memory={200 * 2**20}", "--include-log-monitor=false"]
+        command += [f"--dashboard-agent-listen-port={_free_port()}"]
+        if hidden is not None:
+            mount = 'mount -t tmpfs none "$0" && exec "$@"'
+            command = ["unshare", "--mount", "sh", "-c", mount, str(hidden), *command]
+        log = self.folder / f"node-{len(self.nodes)}.log"
+        with log.open("wb") as sink:
+            started = psutil.Popen(
+                command, env=self.environment(), cwd=self.folder, stdout=sink, stderr=subprocess.STDOUT
+            )
+        self.nodes.append(psutil.Process(started.pid))
+        limit = time.monotonic() + START_LIMIT_S
+        while b"Ray runtime started" not in log.read_bytes():
+            assert started.poll() is None, log.read_text()
+            assert time.monotonic() < limit, log.read_text()
+            time.sleep(0.2)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
