@@ -19,11 +19,10 @@ from typing import Any
 
 import pytest
 
-from tests.tiny_project import write_tiles
-
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 READY_S = 120.0
+NEW = ("first.tif", "second.tif", "third.tif")
 SMOKE_STAGES = ("prepare_miniature", "extract_embeddings", "pretrain_projector", "meta_train")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -47,13 +46,14 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in ("pipeline", "jobs"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / ".venv").symlink_to(sys.prefix)
-    write_tiles(folder / "my", 24)
-    (folder / "my" / "tiles.csv").rename(folder / "my" / "pairs.csv")
-    (folder / "my" / "new").mkdir()
-    for index in range(3):
-        shutil.copy(folder / "my" / "files" / f"{index}.png", folder / "my" / "new")
     for stage in SMOKE_STAGES:
         run(f".venv/bin/python -m jobs.{stage} --preset smoke --name demo", folder)
+    shutil.copytree(folder / "runs" / "data" / "smoke" / "satellite", folder / "my")
+    table = (folder / "my" / "metadata.csv").read_text().splitlines()
+    (folder / "my" / "pairs.csv").write_text("\n".join(table[:33]) + "\n")
+    (folder / "my" / "new").mkdir()
+    for number, name in enumerate(NEW, start=100):
+        shutil.copy(folder / "my" / "files" / f"satellite-{number:05}.tif", folder / "my" / "new" / name)
     return folder
 
 
@@ -121,23 +121,23 @@ def test_the_story_runs_as_written(checkout: Path) -> None:
         run(command, checkout)
     lines = (checkout / "runs" / "captions.jsonl").read_text().splitlines()
     captions = {Path(row["id"]).name: row["caption"] for row in map(json.loads, lines)}
-    assert sorted(captions) == ["0.png", "1.png", "2.png"] and all(captions.values())
+    assert sorted(captions) == sorted(NEW) and all(captions.values())
 
     found = run(f"{sys.executable} -c '{block('api')}print(captions)'", checkout).stdout
-    assert found.strip().splitlines()[-1] == str([captions["0.png"], captions["1.png"]])
+    assert found.strip().splitlines()[-1] == str([captions[name] for name in NEW[:2]])
 
-    files = [(checkout / "my" / "new" / f"{index}.png").read_bytes() for index in range(3)]
+    files = [(checkout / "my" / "new" / name).read_bytes() for name in NEW]
     cells = [base64.b64encode(content).decode() for content in (*files, b"no image")]
     body: dict[str, Any] = {"dataframe_split": {"columns": ["content"], "data": [[cell] for cell in cells]}}
     (checkout / "body.json").write_text(json.dumps(body))
     predict = serve.replace("serve", "predict").replace("-p 5001", "-i body.json -o predicted.json -t json")
     run(predict, checkout)
     predicted = json.loads((checkout / "predicted.json").read_text())["predictions"]
-    assert [row["caption"] for row in predicted] == [*captions.values(), ""]
+    assert [row["caption"] for row in predicted] == [*(captions[name] for name in NEW), ""]
     assert "cannot be decoded" in predicted[-1]["problem"]
 
     port = _free_port()
     with served(serve.replace("5001", str(port)), checkout, port) as url:
-        assert [row["caption"] for row in _post(url, body)] == [*captions.values(), ""]
+        assert [row["caption"] for row in _post(url, body)] == [*(captions[name] for name in NEW), ""]
         sampled = [_post(url, {**body, "params": {"temperature": 2.0, "seed": seed}}) for seed in (1, 1, 2)]
         assert sampled[0] == sampled[1] != sampled[2]
