@@ -144,9 +144,7 @@ def load_adapter(directory: Path) -> tuple[Projector, AdapterCard]:
         projector.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} cannot be read as the card describes it ({reason}): make the adapter again"
-        ) from error
+        raise ValueError(f"{path} does not hold what its card says ({reason}): make the adapter again") from error
     return projector.eval(), card
 
 
