@@ -1,12 +1,39 @@
-"""Which methods are of one kind: 22 curves are too many for one panel, so plots show the best few of each family.
+"""What methods are called in reports, and which are of one kind.
 
-In: names of methods.  Out: their family, with the colour it is drawn in.  This is the one list of families.
+In: names of methods.  Out: their label, and their family with the colour it is drawn in.  This is the one list of
+families: 22 curves are too many for one panel, so plots show the best few of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+LABELS = {
+    "semi": "SEMI",
+    "semi_no_finetune": "SEMI, no fine-tuning",
+    "semi_shuffled_text": "SEMI, shuffled text",
+    "semi_random_embeddings": "SEMI, random embeddings",
+    "semi_other_support": "SEMI, another modality's support",
+    "average_adapter": "mean of the training adapters",
+    "scratch": "projector from scratch",
+    "limber": "linear map to the soft tokens",
+    "finetuned_projector": "fine-tuned projector",
+    "random_lora": "random-init LoRA",
+    "ridge": "ridge to text space",
+    "procrustes": "Procrustes to text space",
+    "cca": "CCA to text space",
+    "ridge_init": "ridge, fine-tuned",
+    "procrustes_init": "Procrustes, fine-tuned",
+    "cca_init": "CCA, fine-tuned",
+    "retrieval_icl": "retrieved captions in context",
+    "knn_1": "1-NN caption copy",
+    "knn_3": "3-NN caption copy",
+    "knn_5": "5-NN caption copy",
+    "constant": "most frequent caption",
+    "linear_probe": "linear probe of the attributes",
+}
+"""How methods are called in reports; a method that is not here goes by its own name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

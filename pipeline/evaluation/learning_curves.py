@@ -7,13 +7,12 @@ A panel shows the focus and the best few of each family (`pipeline.evaluation.fa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.families import FAMILIES, OTHER, best_of_families, family_of, spread
 from pipeline.evaluation.figures import GREY, INK, canvas, figure
-from pipeline.evaluation.protocol import Estimate
 from pipeline.evaluation.results import shots_label, shots_order
 from pipeline.evaluation.shots_to_match import Match
 from pipeline.evaluation.summary import LABELS, Cell, Summary
@@ -27,10 +26,10 @@ def plot_learning_curves(summary: Summary, path: Path, *, shots: int = 32, each:
 
     Shown are the focus and the `each` best methods of each family at `shots`, of those scored at several sizes.
     """
-    exact = _exact(summary)
+    exact = summary.exact
     curves = {method: _curve(summary, method, None) for method in summary.methods}
     scores = {
-        method: _score(summary.means[method, shots], exact).mean
+        method: summary.means[method, shots].score(exact).mean
         for method, points in curves.items()
         if len(points) > 1 and (method, shots) in summary.means
     }
@@ -114,44 +113,29 @@ def plot_pareto(summary: Summary, path: Path, *, shots: int = 32) -> None:
 
     Methods that are given the attributes are no part of the line: they write no caption without them.
     """
-    exact = _exact(summary)
+    exact = summary.exact
     cells = {method: cell for (method, size), cell in summary.means.items() if size == shots}
     if not cells:
         raise ValueError(f"there are no results at {shots} shots; there are at {_sizes(summary)}")
     positive = [cell.deployed_parameters for cell in cells.values() if cell.deployed_parameters] or [1]
-    first = math.floor(math.log10(min(positive)))
-    last = math.ceil(math.log10(max(positive)) + 1e-9)
+    first, last = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)) + 1e-9)
     x = {m: math.log10(c.deployed_parameters) if c.deployed_parameters else first - 0.5 for m, c in cells.items()}
-    score = {method: _score(cell, exact) for method, cell in cells.items()}
+    score = {method: cell.score(exact) for method, cell in cells.items()}
     means = {method: estimate.mean for method, estimate in score.items()}
-    front, best = [], -math.inf
-    for method in sorted(cells, key=lambda method: (x[method], -means[method])):
-        if means[method] > best and not family_of(method).upper_bound:
-            front.append(method)
-            best = means[method]
     with figure(1, 1, figsize=(9.5, 5.6)) as (drawn, axes):
         axis = axes[0, 0]
         for method, estimate in score.items():
             colour = family_of(method).colour
             axis.plot([x[method]] * 2, [estimate.low, estimate.high], color=colour, linewidth=1.6, alpha=0.6)
             axis.plot(x[method], estimate.mean, family_of(method).marker, color=colour, markersize=7)
-        axis.step(
-            [*(x[m] for m in front), last],
-            [*(means[m] for m in front), best],
-            where="post",
-            color=GREY,
-            linewidth=1.0,
-            linestyle=":",
-            zorder=1,
-        )
+        _draw_front(axis, x, means, last)
         zero = any(cell.deployed_parameters == 0 for cell in cells.values())
         ticks = ([first - 0.5] if zero else []) + [float(power) for power in range(first, last + 1)]
         axis.set_xticks(ticks, ["0" if tick < first else _power(int(tick)) for tick in ticks])
         axis.set_xlim(first - 0.8 if zero else first - 0.1, last + 0.05)
         if exact:
             axis.set_ylim(-0.02, 1.02)
-        labelled = list(cells)
-        _label_points(axis, labelled, x, means, summary.focus)
+        _label_points(axis, list(cells), x, means, summary.focus)
         axis.grid(axis="y")
         axis.set(xlabel="deployed parameters (logarithmic)", ylabel=_metric(exact))
         used = [family for family in (*FAMILIES, OTHER) if any(family_of(method) == family for method in cells)]
@@ -166,6 +150,17 @@ def plot_pareto(summary: Summary, path: Path, *, shots: int = 32) -> None:
             weight="bold",
         )
         drawn.savefig(path)
+
+
+def _draw_front(axis: Any, x: Mapping[str, float], means: Mapping[str, float], last: float) -> None:
+    """Steps through the methods that score more than all smaller ones."""
+    front, best = [], -math.inf
+    for method in sorted(x, key=lambda method: (x[method], -means[method])):
+        if means[method] > best and not family_of(method).upper_bound:
+            front.append(method)
+            best = means[method]
+    places, heights = [*(x[method] for method in front), last], [*(means[method] for method in front), best]
+    axis.step(places, heights, where="post", color=GREY, linewidth=1.0, linestyle=":", zorder=1)
 
 
 def _curve(summary: Summary, method: str, dataset: str | None) -> list[Cell]:
@@ -186,7 +181,7 @@ def _panel(axis: Any, summary: Summary, dataset: str | None, methods: Sequence[s
         rank = 0 if ours else sum(family_of(other) == family for other in better)
         if not ours and family_of(summary.focus) == family:
             rank += 1  # the solid line of this family is the focus
-        estimates = [_score(cell, exact) for cell in points]
+        estimates = [cell.score(exact) for cell in points]
         pairs = [cell.pairs for cell in points]
         axis.fill_between(
             pairs, [e.low for e in estimates], [e.high for e in estimates], color=family.colour, alpha=0.1, linewidth=0
@@ -217,7 +212,7 @@ def _sized(summary: Summary, method: str, dataset: str | None) -> dict[int | Non
 def _label_ends(axis: Any, summary: Summary, dataset: str | None, methods: Sequence[str], exact: bool) -> None:
     """Names beside the last points, moved apart, each with a line to its curve."""
     ends = [(_curve(summary, method, dataset)[-1]) for method in methods]
-    heights = [_score(cell, exact).mean for cell in ends]
+    heights = [cell.score(exact).mean for cell in ends]
     low, high = axis.get_ylim()
     places = spread(heights, 0.062 * (high - low), low, high)
     for method, cell, height, place in zip(methods, ends, heights, places, strict=True):
@@ -266,14 +261,6 @@ def _label_points(axis: Any, methods: Sequence[str], x: dict[str, float], means:
 
 def _headline(drawn: Any, text: str) -> None:
     drawn.suptitle(text, x=0.01, ha="left", fontsize=13, weight="bold")
-
-
-def _exact(summary: Summary) -> bool:
-    return all(cell.attribute_accuracy is not None for cell in summary.means.values())
-
-
-def _score(cell: Cell, exact: bool) -> Estimate:
-    return cell.attribute_accuracy if exact and cell.attribute_accuracy else cell.cider_d
 
 
 def _metric(exact: bool) -> str:

@@ -18,8 +18,8 @@ from pipeline.evaluation.summary import Cell, Comparison, Summary
 
 def learning_curve_table(summary: Summary, *, shots: int = 32) -> str:
     """Mean score of every method at every support size, the best at `shots` first and the best of a size bold."""
-    exact = _exact(summary)
-    means = {key: _score(cell, exact).mean for key, cell in summary.means.items()}
+    exact = summary.exact
+    means = {key: cell.score(exact).mean for key, cell in summary.means.items()}
     order = sorted(summary.methods, key=lambda method: -means.get((method, shots), -1.0))
     best = {
         size: max(
@@ -86,11 +86,11 @@ def shots_to_match_table(matches: Sequence[Match], focus: str) -> str:
 
 def cost_table(summary: Summary, *, shots: int = 32) -> str:
     """Parameters, seconds and memory beside the score at one support size, the best first."""
-    exact = _exact(summary)
+    exact = summary.exact
     rows = [
         (
             label(method),
-            interval(_score(cell, exact), 3 if exact else 1),
+            interval(cell.score(exact), 3 if exact else 1),
             f"{cell.trained_parameters:,}",
             f"{cell.deployed_parameters:,}",
             f"{cell.seconds:.2f}",
@@ -109,7 +109,7 @@ def cost_table(summary: Summary, *, shots: int = 32) -> str:
 
 def controls_table(summary: Summary, *, shots: int = 32) -> str:
     """The focus minus each control, and whether their intervals are apart."""
-    exact = _exact(summary)
+    exact = summary.exact
     pairs = {pair.baseline: pair for pair in summary.comparisons if pair.shots == shots}
     names = [name for family in FAMILIES if family.control for name in family.methods if name in pairs]
     if not names:
@@ -118,14 +118,14 @@ def controls_table(summary: Summary, *, shots: int = 32) -> str:
     rows = [
         (
             label(name),
-            interval(_score(summary.means[name, shots], exact), digits),
+            interval(summary.means[name, shots].score(exact), digits),
             signed(_difference(pairs[name], exact), digits),
-            "yes" if _apart(_score(focus, exact), _score(summary.means[name, shots], exact)) else "**no**",
+            "yes" if _apart(focus.score(exact), summary.means[name, shots].score(exact)) else "**no**",
         )
         for name in names
     ]
     note = (
-        f"{label(summary.focus)} at {shots} pairs: {_metric(exact)} {interval(_score(focus, exact), digits)}. Each "
+        f"{label(summary.focus)} at {shots} pairs: {_metric(exact)} {interval(focus.score(exact), digits)}. Each "
         "control must be worse; apart: its whole interval lies below that of the true support."
     )
     header = ("control", _metric(exact), f"{label(summary.focus)} minus it", "apart")
@@ -134,7 +134,7 @@ def controls_table(summary: Summary, *, shots: int = 32) -> str:
 
 def _ranked(summary: Summary, shots: int, exact: bool) -> list[tuple[str, Cell]]:
     cells = [(method, cell) for (method, size), cell in summary.means.items() if size == shots]
-    return sorted(cells, key=lambda item: -_score(item[1], exact).mean)
+    return sorted(cells, key=lambda item: -item[1].score(exact).mean)
 
 
 def _matrix(matches: Sequence[Match]) -> str:
@@ -171,14 +171,6 @@ def _apart(ours: Estimate, control: Estimate) -> bool:
 
 def _difference(pair: Comparison, exact: bool) -> Estimate | None:
     return pair.attribute_accuracy if exact else pair.cider_d
-
-
-def _exact(summary: Summary) -> bool:
-    return all(cell.attribute_accuracy is not None for cell in summary.means.values())
-
-
-def _score(cell: Cell, exact: bool) -> Estimate:
-    return cell.attribute_accuracy if exact and cell.attribute_accuracy else cell.cider_d
 
 
 def _metric(exact: bool) -> str:

@@ -136,10 +136,7 @@ def score_captions(
     seconds: float,
     peak_bytes: int,
 ) -> Result:
-    """Score one method's captions; an empty `vocabulary` means a dataset without attributes.
-
-    A `ReferenceSet` saves preparing the same references for every method.
-    """
+    """Score one method's captions; an empty `vocabulary` means a dataset without attributes."""
     if len(ids) != len(captions):
         raise ValueError(f"{dataset}: need one caption an id, got {len(captions)} for {len(ids)}")
     references = references if isinstance(references, ReferenceSet) else ReferenceSet(references)

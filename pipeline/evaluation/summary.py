@@ -15,36 +15,11 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.evaluation.families import LABELS as LABELS
 from pipeline.evaluation.protocol import Estimate, Scores, bootstrap_interval, paired_difference
 from pipeline.evaluation.results import TEXT_METRICS, Result, shots_label, shots_order
 
 Metric = Literal["attribute_accuracy", "cider_d"]
-
-LABELS = {
-    "semi": "SEMI",
-    "semi_no_finetune": "SEMI, no fine-tuning",
-    "semi_shuffled_text": "SEMI, shuffled text",
-    "semi_random_embeddings": "SEMI, random embeddings",
-    "semi_other_support": "SEMI, another modality's support",
-    "average_adapter": "mean of the training adapters",
-    "scratch": "projector from scratch",
-    "limber": "linear map to the soft tokens",
-    "finetuned_projector": "fine-tuned projector",
-    "random_lora": "random-init LoRA",
-    "ridge": "ridge to text space",
-    "procrustes": "Procrustes to text space",
-    "cca": "CCA to text space",
-    "ridge_init": "ridge, fine-tuned",
-    "procrustes_init": "Procrustes, fine-tuned",
-    "cca_init": "CCA, fine-tuned",
-    "retrieval_icl": "retrieved captions in context",
-    "knn_1": "1-NN caption copy",
-    "knn_3": "3-NN caption copy",
-    "knn_5": "5-NN caption copy",
-    "constant": "most frequent caption",
-    "linear_probe": "linear probe of the attributes",
-}
-"""How methods are called in reports; a method that is not here goes by its own name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +55,10 @@ class Cell:
     per_attribute: dict[str, float]
     """Accuracy by attribute; empty in a mean."""
 
+    def score(self, exact: bool) -> Estimate:
+        """Attribute accuracy where `exact` and there is one, else CIDEr-D."""
+        return self.attribute_accuracy if exact and self.attribute_accuracy else self.cider_d
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
@@ -106,6 +85,11 @@ class Summary:
     """The method that is compared with all others."""
     confidence: float
     resamples: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether every method has an attribute accuracy, on all datasets of the summary that it was scored on."""
+        return all(cell.attribute_accuracy is not None for cell in self.cells.values())
 
     @property
     def datasets(self) -> list[str]:
