@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 from pipeline.evaluation.attributes import attribute_accuracy
 from pipeline.evaluation.metrics import ReferenceSet
 
+RESULTS_FORMAT = 2
+"""Version of both files; fits that were kept in another one are made again."""
 RESULTS_FILE = "results.parquet"
 SAMPLES_FILE = "samples.parquet"
 

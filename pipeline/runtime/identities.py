@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.config.artifacts import embeddings_dir
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import DesignConfig, EvaluateConfig, ExperimentConfig, Role
+from pipeline.evaluation.results import RESULTS_FORMAT
 from pipeline.shards import load_manifest
 from pipeline.training.identity import training_fingerprint
 
@@ -44,7 +45,7 @@ def identities(config: ExperimentConfig, run_dir: Path) -> Identities:
         pretrain_projector=pretrain,
         meta_train=meta,
         integrate=integrate,
-        fits=fingerprint(("fits", meta, held_out, *_fit_settings(config), config.seed)),
+        fits=fingerprint(("fits", RESULTS_FORMAT, meta, held_out, *_fit_settings(config), config.seed)),
         evaluate=fingerprint(("evaluate", integrate, config.evaluate)),
     )
 

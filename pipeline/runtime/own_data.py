@@ -113,7 +113,7 @@ def extract_own(
 
 def integrate_own(config: ExperimentConfig, own: OwnData, root: Path, run_dir: Path) -> Integrated:
     """Make the adapter, or find it done."""
-    train, test = _open(config, own, root, run_dir)
+    train, *test = _open(config, own, root, run_dir)
     positions = distinct_pairs(train)
     shots = len(positions) if own.shots is None else own.shots
     if not 1 <= shots <= len(positions):
@@ -158,7 +158,7 @@ def integrate_own(config: ExperimentConfig, own: OwnData, root: Path, run_dir: P
         draw=own.draw,
         identity=identity,
     )
-    scores = _scores(config, test, projector, llm)
+    scores = _scores(config, test[0], projector, llm) if test else {}
     save_adapter(directory, projector, replace(card, license=own.license, scores=scores))
     return result
 
@@ -186,7 +186,7 @@ def _open(config: ExperimentConfig, own: OwnData, root: Path, run_dir: Path) -> 
         modality=own.dataset.name,
         encoder=own.encoder,
         instruction_W=instruction_embeddings(alone, root)[own.dataset.name],
-        splits=("train", "test"),
+        splits=("train", "test") if "test" in dataset.manifest.splits else ("train",),
     )
 
 
@@ -209,9 +209,7 @@ def _holds(directory: Path, identity: str) -> bool:
 
 
 def _scores(config: ExperimentConfig, test: SplitRows, projector: Projector, llm: FrozenLLM) -> dict[str, float]:
-    """What the adapter reaches on the test rows of its data; nothing where there are none."""
-    if not len(test):
-        return {}
+    """What the adapter reaches on the test rows of its data."""
     rows = test_rows(all_positions(test), config.evaluate.test_samples, config.seed, dataset=test.modality)
     captioner = ProjectorCaptioner(projector=projector, llm=llm, trained_parameters=0)
     scores = caption_metrics(captioner.caption(test.embeddings(np.asarray(rows))), test.captions(rows))

@@ -139,5 +139,8 @@ def test_the_story_runs_as_written(checkout: Path) -> None:
     port = _free_port()
     with served(serve.replace("5001", str(port)), checkout, port) as url:
         assert [row["caption"] for row in _post(url, body)] == [*(captions[name] for name in NEW), ""]
-        sampled = [_post(url, {**body, "params": {"temperature": 2.0, "seed": seed}}) for seed in (1, 1, 2)]
+        sampled = [
+            [row["caption"] for row in _post(url, {**body, "params": {"temperature": 2.0, "seed": seed}})]
+            for seed in (1, 1, 2)
+        ]
         assert sampled[0] == sampled[1] != sampled[2]
