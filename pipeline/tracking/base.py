@@ -10,7 +10,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
+
+Kind = Literal["trial", "stage"]
+"""What a child run is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,11 @@ class Tracker(Protocol):
 
     def stage(self, name: str, params: Mapping[str, object] | None = None) -> AbstractContextManager[Tracker]:
         """A child run.  Enter it only for work that is really done: a skipped stage has no run."""
+
+    def child(
+        self, name: str, kind: Kind, params: Mapping[str, object] | None = None, *, key: str | None = None
+    ) -> AbstractContextManager[Tracker]:
+        """A run below this one; one with a `key` that the store knows is continued, such as a trial's after a crash."""
 
     def log_params(self, values: Mapping[str, object]) -> None:
         """Nested values, once each; a name that has another value already is an error."""
@@ -69,6 +77,12 @@ class NullTracker:
     handle: RunHandle | None = None
 
     def stage(self, name: str, params: Mapping[str, object] | None = None) -> NullTracker:
+        """Itself."""
+        return self
+
+    def child(
+        self, name: str, kind: Kind, params: Mapping[str, object] | None = None, *, key: str | None = None
+    ) -> NullTracker:
         """Itself."""
         return self
 

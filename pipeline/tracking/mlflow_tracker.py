@@ -14,13 +14,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.tracking.base import RunHandle
+from pipeline.tracking.base import Kind, RunHandle
 from pipeline.tracking.buffer import MetricBuffer, Point
 from pipeline.tracking.params import flatten, redact
 from pipeline.tracking.store import Store, process_tag, store_errors
 
 _log = logging.getLogger(__name__)
 _SYSTEM_METRICS_S = 5.0
+KEY_TAG = "mlflow.semi.key"
+"""What a continued run is found by."""
 _STOPPED = (None, 0, 130, 143)
 """Exit codes of a run that was told to stop: Ray answers Ctrl-C with 0; 128 + signal."""
 
@@ -38,10 +40,12 @@ class MlflowTracker:
         params: object = None,
         run_id: str | None = None,
         is_stage: bool = False,
+        is_trial: bool = False,
     ) -> None:
         self._store, self._name, self._spill_dir = store, name, spill_dir
         self._tags, self._pending = dict(tags or {}), flatten({} if params is None else params)
-        self._run_id, self._owned, self._is_stage = run_id, run_id is None, is_stage
+        self._run_id, self._owned, self._is_stage = run_id, run_id is None or is_trial, is_stage
+        self._is_trial = is_trial
         self._params: dict[str, str] | None = None
         self._buffer: MetricBuffer | None = None
         self._monitor: Any = None
@@ -62,6 +66,24 @@ class MlflowTracker:
             tags=inherited | {"mlflow.parentRunId": self._begun()},
             params=params,
             is_stage=True,
+        )
+
+    def child(
+        self, name: str, kind: Kind, params: Mapping[str, object] | None = None, *, key: str | None = None
+    ) -> MlflowTracker:
+        """A child run; with a `key` that the store knows it goes on in that run."""
+        if kind == "stage" or key is None:
+            return self.stage(name, params)
+        inherited = {key: value for key, value in self._tags.items() if key not in _OWN_TAGS}
+        parent = self._begun()
+        return MlflowTracker(
+            self._store,
+            name=name,
+            spill_dir=self._spill_dir,
+            tags=inherited | {"mlflow.parentRunId": parent, KEY_TAG: key},
+            params=params,
+            run_id=self._store.find(KEY_TAG, key),
+            is_trial=True,
         )
 
     def log_params(self, values: Mapping[str, object]) -> None:
@@ -122,7 +144,11 @@ class MlflowTracker:
             self._buffer.flush()
 
     def __enter__(self) -> Self:
-        if self._is_stage:
+        if self._is_trial and self._run_id is not None:
+            run_id = self._run_id
+            self._guarded("state", lambda: self._store.client.update_run(run_id, status="RUNNING"))
+            self.set_tags(process_tag())
+        elif self._is_stage or self._is_trial:
             self._begun()
         return self
 
@@ -195,7 +221,7 @@ class MlflowTracker:
             _log.error("tracking: %s of run %r was not stored: %s", what, self._name, redact(str(error)))
 
 
-_OWN_TAGS = frozenset({"mlflow.parentRunId"})
+_OWN_TAGS = frozenset({"mlflow.parentRunId", KEY_TAG})
 
 
 def _status(error: BaseException | None) -> str:

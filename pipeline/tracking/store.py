@@ -99,6 +99,11 @@ class Store:
         _close_orphans(self.client, experiment.experiment_id)
         return str(experiment.experiment_id)
 
+    def find(self, tag: str, value: str) -> str | None:
+        """Id of the run with this tag; None where there is none."""
+        found = self.client.search_runs([self.experiment_id], filter_string=f"tags.`{tag}` = '{value}'", max_results=1)
+        return str(found[0].info.run_id) if found else None
+
     def _get_experiment(self) -> Any:
         try:
             return self.client.get_experiment_by_name(self._experiment)
