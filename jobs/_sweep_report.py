@@ -34,9 +34,7 @@ def write_best(path: Path, base: ExperimentConfig, best: TrialRecord, metric: st
 
     Validation modalities go back to training: choosing is over.
     """
-    config = override(
-        base, {**best.values, "name": f"{base.name}-best", "validation": [], "evaluate.on": "held_out"}
-    )
+    config = override(base, {**best.values, "name": f"{base.name}-best", "validation": [], "evaluate.on": "held_out"})
     score = f"{metric} {best.score:.4f} on the validation modalities"
     write_text_atomic(path, f"# Trial {best.name}: {score}.\n{to_yaml(config)}")
 
@@ -65,7 +63,9 @@ def importances(records: Sequence[TrialRecord], space: SearchSpace) -> dict[str,
     if not varied or max(scores) == min(scores):
         return dict.fromkeys(varied, 0.0)
     observed = [
-        Observation(values={path: record.values[path] for path in varied}, scores=(score, 0.0)[: 1 + bool(space.against)])
+        Observation(
+            values={path: record.values[path] for path in varied}, scores=(score, 0.0)[: 1 + bool(space.against)]
+        )
         for record, score in zip(whole, scores, strict=True)
     ]
     study = optuna_study(space, observed)
@@ -142,7 +142,9 @@ def _scale(values: Sequence[Any], space: SearchSpace, name: str) -> tuple[list[f
     if (listed := field.finite()) is not None:
         heights = {json.dumps(value): place / max(len(listed) - 1, 1) for place, value in enumerate(listed)}
         labels = [(heights[json.dumps(value)], _text(value)) for value in listed]
-        return [float("nan") if value is None and None not in listed else heights[json.dumps(value)] for value in values], labels
+        return [
+            float("nan") if value is None and None not in listed else heights[json.dumps(value)] for value in values
+        ], labels
     low, high = (float(bound) for bound in field.extremes())  # type: ignore[arg-type]
     log = field.loguniform is not None
     ends = np.log([low, high]) if log else np.array([low, high])

@@ -97,7 +97,10 @@ def _watching(tracker: Tracker, records: TrialRecords, sweep_id: str, advance: A
         def on_begin(record: TrialRecord) -> None:
             stack = abandoned.enter_context(ExitStack())
             key = f"{sweep_id}-{record.number:04d}"
-            open_runs[record.number] = stack.enter_context(tracker.child(record.name, "trial", record.values, key=key)), stack
+            open_runs[record.number] = (
+                stack.enter_context(tracker.child(record.name, "trial", record.values, key=key)),
+                stack,
+            )
 
         def on_report(record: TrialRecord) -> None:
             child, result = open_runs[record.number][0], record.results[-1]
@@ -139,7 +142,9 @@ def _report(run: Run, space: SearchSpace, records: TrialRecords, directory: Path
     run.tracker.describe(f"Best trial: **{best.name}**, {space.metric} {best.score:.4f} on the validation modalities.")
     states = [record.state for record in trials]
     console.print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
-    console.print(f"best: {best.name}, {space.metric} {best.score:.4f}: {directory / BEST}", soft_wrap=True, markup=False)
+    console.print(
+        f"best: {best.name}, {space.metric} {best.score:.4f}: {directory / BEST}", soft_wrap=True, markup=False
+    )
 
 
 def _arguments() -> argparse.Namespace:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from ray.tune.search import Searcher
 
 from pipeline.config.schema import ExperimentConfig
 from pipeline.config.space import SearchSpace, trial_config
-from pipeline.runtime.session import Session, ray_session
+from pipeline.runtime.session import Session
 from pipeline.runtime.tune_budget import DRIVER_CPUS, Budget, Need, Node, plan
 from pipeline.runtime.tune_records import TrialRecord, TrialRecords
 from pipeline.runtime.tune_search import propose
 from pipeline.runtime.tune_trial import TrialJob, run_trial, score_trial
 
-_QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0", "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0"}  # fmt: skip
+_QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 _FAILED_SCORE = -1.0
 OnTrial = Callable[[TrialRecord], None]
 

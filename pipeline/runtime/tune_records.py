@@ -148,5 +148,7 @@ def _read(directory: Path) -> list[TrialRecord]:
 
 
 def _short(value: Any) -> str:
-    text = f"{value:.3g}" if isinstance(value, float) else "_".join(map(str, value)) if isinstance(value, tuple) else value
+    text = (
+        f"{value:.3g}" if isinstance(value, float) else "_".join(map(str, value)) if isinstance(value, tuple) else value
+    )
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", str(text))

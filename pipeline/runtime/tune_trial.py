@@ -65,7 +65,10 @@ def pretrainings(config: ExperimentConfig, space: SearchSpace, run_dir: Path) ->
     listed = [field.finite() for field in read.values()]
     if any(values is None for values in listed):
         return {}
-    choices = [[*(values or ()), *([_ABSENT] if field.when else [])] for values, field in zip(listed, read.values(), strict=True)]
+    choices = [
+        [*(values or ()), *([_ABSENT] if field.when else [])]
+        for values, field in zip(listed, read.values(), strict=True)
+    ]
     found: dict[str, ExperimentConfig] = {}
     for combination in product(*choices):
         drawn = {path: value for path, value in zip(read, combination, strict=True) if value is not _ABSENT}
