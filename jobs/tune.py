@@ -53,11 +53,11 @@ def run(run: Run, space: SearchSpace, *, resume: bool) -> None:
         kept = len([record for record in records.all() if record.state != "running"])
         if kept:
             console.print(f"{kept} trials done before, kept")
-        with stage_progress("trials", total=space.trials() - kept, unit="trials") as advance:
-            with _watching(run.tracker, records, sweep_id, advance) as (on_begin, on_report, on_end):
-                run_sweep(
-                    sweep, records, concurrent=plan.concurrent, on_begin=on_begin, on_report=on_report, on_end=on_end
-                )
+        with (
+            stage_progress("trials", total=space.trials() - kept, unit="trials") as advance,
+            _watching(run.tracker, records, sweep_id, advance) as (on_begin, on_report, on_end),
+        ):
+            run_sweep(sweep, records, concurrent=plan.concurrent, on_begin=on_begin, on_report=on_report, on_end=on_end)
     _report(run, space, records, directory)
 
 
