@@ -32,7 +32,7 @@ def test_shipped_space_fits_the_schema(file: Path) -> None:
 def test_every_kind_is_read(tmp_path: Path) -> None:
     space = parse(
         """
-                samples: 3
+        samples: 3
         space:
           meta.optim.learning_rate: {loguniform: [1e-5, 1e-2]}
           meta.optim.weight_decay: {uniform: [0, 0.5]}
