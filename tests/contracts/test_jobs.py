@@ -13,7 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if not path.stem.startswith("_"))
 HELP = ["--help"]
 WRONG_KEY = ["--preset", "smoke", "--set", "nonsense=1"]
-REQUIRED = {"submit": ["meta_train"], "import_reference_checkpoint": ["model.pt", "--out", "folder"]}
+REQUIRED = {
+    "submit": ["meta_train"],
+    "import_reference_checkpoint": ["model.pt", "--out", "folder"],
+    "tune": ["--space", "tune_spaces/quick.yaml"],
+}
 
 # One process for all of them: each would otherwise spend its time importing torch and Ray.
 RUN_ALL = """
