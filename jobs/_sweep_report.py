@@ -6,6 +6,7 @@ In: the finished trials.  Out: `best.yaml`, and PNG files of importance, paralle
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from pipeline.runtime.tune_search import Observation, optuna_study
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#999999"
 _FEWEST_FOR_IMPORTANCE = 4
+_BELOW = -0.18
+"""Height of what a trial did not draw."""
+_MISSING: Any = object()
 
 
 def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
@@ -29,13 +33,13 @@ def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
     return max(whole, key=lambda r: (r.score or 0.0, -r.results[-1]["deployed_parameters"]), default=None)
 
 
-def write_best(path: Path, base: ExperimentConfig, best: TrialRecord, metric: str) -> None:
+def write_best(path: Path, base: ExperimentConfig, space: SearchSpace, best: TrialRecord) -> None:
     """The user's configuration with the best trial's values, for `jobs.meta_train --config`.
 
-    Validation modalities go back to training: choosing is over.
+    Validation modalities go back to training: choosing is over. The name stays, so that the embeddings are found.
     """
-    config = override(base, {**best.values, "name": f"{base.name}-best", "validation": [], "evaluate.on": "held_out"})
-    score = f"{metric} {best.score:.4f} on the validation modalities"
+    config = override(base, {**space.fixed, **best.values, "validation": [], "evaluate.on": "held_out"})
+    score = f"{space.metric} {best.score:.4f} on the validation modalities"
     write_text_atomic(path, f"# Trial {best.name}: {score}.\n{to_yaml(config)}")
 
 
@@ -45,7 +49,9 @@ def write_plots(folder: Path, records: Sequence[TrialRecord], space: SearchSpace
     whole = finished(records)
     if len(whole) < 2:
         return []
-    drawn = [_parallel(folder / "parallel_coordinates.png", whole, space), _front(folder / "pareto.png", whole, space)]
+    drawn = [_parallel(folder / "parallel_coordinates.png", whole, space)]
+    if len({record.results[-1]["deployed_parameters"] for record in whole}) > 1:
+        drawn.append(_front(folder / "pareto.png", whole, space))
     if len(whole) >= _FEWEST_FOR_IMPORTANCE:
         drawn.append(_importance(folder / "importance.png", importances(whole, space), space))
     return drawn
@@ -92,7 +98,7 @@ def _parallel(path: Path, whole: Sequence[TrialRecord], space: SearchSpace) -> P
 
     axes = [name for name in space.space if any(name in record.values for record in whole)]
     figure, axis = _figure(2.4 + 1.9 * (len(axes) + 1), 4.6)
-    places = {name: _scale([record.values.get(name) for record in whole], space, name) for name in axes}
+    places = {name: _scale([record.values.get(name, _MISSING) for record in whole], space, name) for name in axes}
     scores = np.array([record.score for record in whole], dtype=np.float64)
     low, spread = float(scores.min()), float(np.ptp(scores)) or 1.0
     for column, name in enumerate(axes):
@@ -110,7 +116,7 @@ def _parallel(path: Path, whole: Sequence[TrialRecord], space: SearchSpace) -> P
         style: dict[str, Any] = {"linewidth": 2.6, "zorder": 3} if number == best else {"linewidth": 1.2, "alpha": 0.8}
         axis.plot(range(len(line)), line, color=colormaps["viridis_r"](0.1 + 0.9 * share), **style)
     axis.set_xticks(range(len(axes) + 1), [*(_two_lines(name) for name in axes), _label(space)], fontsize=9)
-    axis.set(yticks=[], ylim=(-0.06, 1.1), xlim=(-0.15, len(axes) + 0.45))
+    axis.set(yticks=[], ylim=(-0.24, 1.1), xlim=(-0.15, len(axes) + 0.45))
     axis.spines[:].set_visible(False)
     axis.set_title("Trials, the best one thick; dark is better", loc="left", weight="bold")
     figure.savefig(path)
@@ -137,23 +143,20 @@ def _front(path: Path, whole: Sequence[TrialRecord], space: SearchSpace) -> Path
 
 
 def _scale(values: Sequence[Any], space: SearchSpace, name: str) -> tuple[list[float], list[tuple[float, str]]]:
-    """Heights in 0..1 (NaN: not drawn), and the labels of the axis."""
+    """Heights in 0..1, and the labels of the axis; `_MISSING` is what a trial did not draw, which lies below."""
     field = space.space[name]
     if (listed := field.finite()) is not None:
-        heights = {json.dumps(value): place / max(len(listed) - 1, 1) for place, value in enumerate(listed)}
-        labels = [(heights[json.dumps(value)], _text(value)) for value in listed]
-        return [
-            float("nan") if value is None and None not in listed else heights[json.dumps(value)] for value in values
-        ], labels
-    low, high = (float(bound) for bound in field.extremes())  # type: ignore[arg-type]
-    log = field.loguniform is not None
-    ends = np.log([low, high]) if log else np.array([low, high])
-    places = [
-        float("nan") if value is None else float(((np.log(value) if log else value) - ends[0]) / (ends[1] - ends[0]))
-        for value in values
-    ]
-    middle = float(np.sqrt(low * high)) if log else (low + high) / 2
-    return places, [(0.0, f"{low:.3g}"), (0.5, f"{middle:.3g}"), (1.0, f"{high:.3g}")]
+        at = {json.dumps(value): place / max(len(listed) - 1, 1) for place, value in enumerate(listed)}
+        labels = [(at[json.dumps(value)], _text(value)) for value in listed]
+        heights = [_BELOW if value is _MISSING else at[json.dumps(value)] for value in values]
+    else:
+        low, high = (float(bound) for bound in field.extremes())  # type: ignore[arg-type]
+        scale = math.log if field.loguniform is not None else float
+        bottom, top = scale(low), scale(high)
+        middle = math.sqrt(low * high) if field.loguniform is not None else (low + high) / 2
+        labels = [(0.0, f"{low:.3g}"), (0.5, f"{middle:.3g}"), (1.0, f"{high:.3g}")]
+        heights = [_BELOW if value is _MISSING else (scale(value) - bottom) / (top - bottom) for value in values]
+    return heights, labels + [(_BELOW, "not drawn")] * (_BELOW in heights)
 
 
 def _text(value: Any) -> str:

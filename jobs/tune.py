@@ -9,120 +9,58 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from jobs import extract_embeddings, prepare_miniature
-from jobs._cli import Advance, console, job_parser, run_job, stage_progress
+from jobs._cli import config_from, console, job_parser, run_job, stage_progress
 from jobs._run import Run, open_run
 from jobs._sweep_report import best_of, write_best, write_plots
+from jobs._sweep_tracking import SweepTracking
 from jobs._training import run_training
-from pipeline.config.artifacts import write_text_atomic
+from pipeline.config.artifacts import run_dir, write_text_atomic
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.load import to_tree
+from pipeline.config.root import project_root
 from pipeline.config.schema import ExperimentConfig
 from pipeline.config.space import SearchSpace, load_space
 from pipeline.runtime.session import ray_session
-from pipeline.runtime.tune_records import TABLE, TrialRecord, TrialRecords
-from pipeline.runtime.tune_trial import pretrained_dir, pretrainings, rung_dir, sweep_config
-from pipeline.tracking import Tracker
-from pipeline.training.metrics_log import METRICS, MetricsLog
+from pipeline.runtime.tune_records import TABLE, TrialRecords
+from pipeline.runtime.tune_trial import pretrained_dir, pretrainings, sweep_config
 
 FOLDER, SWEEP_FILE, BEST = "tune", "sweep.json", "best.yaml"
 
 
-def run(run: Run, space: SearchSpace, *, resume: bool) -> None:
-    """Check everything, make what trials share, run the trials that have no result yet, report."""
-    directory = run.directory / FOLDER
-    shared = replace(run, config=sweep_config(run.config, space))
-    sweep_id = _claim(directory, shared.config, space, resume=resume)
-    with ray_session(run.config.runtime, root=run.root, verbose=run.verbose) as session:
-        # Not earlier: Ray reads the session's environment when it is imported.
-        from pipeline.runtime.ray_tune import Sweep, budget, run_sweep
-
-        sweep = Sweep(config=shared.config, space=space, root=run.root, directory=directory)
-        plan = budget(sweep, session)
-        console.print(plan.reason, soft_wrap=True, markup=False)
-        if run.config.miniature is not None:
-            prepare_miniature.run(run)
-        extract_embeddings.run(run)
-        _pretrain(shared, space, directory)
-        records = TrialRecords(directory / "trials", space)
-        kept = len([record for record in records.all() if record.state != "running"])
-        if kept:
-            console.print(f"{kept} trials done before, kept")
-        with (
-            stage_progress("trials", total=space.trials() - kept, unit="trials") as advance,
-            _watching(run.tracker, records, sweep_id, advance) as (on_begin, on_report, on_end),
-        ):
-            run_sweep(sweep, records, concurrent=plan.concurrent, on_begin=on_begin, on_report=on_report, on_end=on_end)
-    _report(run, space, records, directory)
-
-
-def _claim(directory: Path, config: ExperimentConfig, space: SearchSpace, *, resume: bool) -> str:
-    """This folder's sweep; returns its id. Another sweep's trials are never mixed with this one's."""
+def sweep_identity(config: ExperimentConfig, space: SearchSpace) -> str:
+    """What trials of one sweep have in common; how many there are and where they run may change from call to call."""
     tree = {name: value for name, value in to_tree(config).items() if name not in ("runtime", "tracking")}
-    identity = fingerprint((tree, replace(space, samples=1, concurrent=None, workers=1)))
+    return fingerprint((tree, replace(space, samples=1, concurrent=None, workers=1)))
+
+
+def check_folder(directory: Path, identity: str, *, resume: bool) -> None:
+    """Another sweep's trials are never mixed with this one's, and a sweep is continued only when that is asked for."""
     path = directory / SWEEP_FILE
-    if path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))["identity"]
-        if known != identity:
-            raise ValueError(f"{directory} holds a sweep of another space or configuration: choose another --name")
-        if not resume:
-            raise ValueError(f"{directory} holds this sweep already: go on with --resume, or choose another --name")
-    elif resume:
-        raise ValueError(f"{directory} holds no sweep to resume: leave --resume out, or correct --name")
-    else:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(path, json.dumps({"identity": identity}) + "\n")
-    return fingerprint((str(directory), identity))
+    if not path.exists():
+        if resume:
+            raise ValueError(f"{directory} holds no sweep to resume: leave --resume out, or correct --name")
+        return
+    if json.loads(path.read_text(encoding="utf-8"))["identity"] != identity:
+        raise ValueError(f"{directory} holds a sweep of another space or configuration: choose another --name")
+    if not resume:
+        raise ValueError(f"{directory} holds this sweep already: go on with --resume, or choose another --name")
 
 
-def _pretrain(run: Run, space: SearchSpace, directory: Path) -> None:
-    """The projectors that trials share; trials over a range of its settings train their own."""
-    for identity, config in pretrainings(run.config, space, run.directory).items():
-        folder = pretrained_dir(directory, identity)
-        config = replace(config, runtime=replace(config.runtime, workers=run.config.runtime.workers))
-        run_training(replace(run, config=config, directory=folder), "pretrain_projector", identity)
-
-
-@contextmanager
-def _watching(tracker: Tracker, records: TrialRecords, sweep_id: str, advance: Advance) -> Iterator[tuple]:  # type: ignore[type-arg]
-    """What is told of trials: a child run each, and the progress line."""
-    with ExitStack() as abandoned:
-        open_runs: dict[int, tuple[Tracker, ExitStack]] = {}
-
-        def on_begin(record: TrialRecord) -> None:
-            stack = abandoned.enter_context(ExitStack())
-            key = f"{sweep_id}-{record.number:04d}"
-            open_runs[record.number] = (
-                stack.enter_context(tracker.child(record.name, "trial", record.values, key=key)),
-                stack,
-            )
-
-        def on_report(record: TrialRecord) -> None:
-            child, result = open_runs[record.number][0], record.results[-1]
-            steps = int(result["steps"])
-            child.log_metrics({name: value for name, value in result.items() if name != "steps"}, step=steps)
-            log = MetricsLog(rung_dir(records.folder(record), steps) / "meta_train" / METRICS)
-            for entry in log.read():
-                child.log_metrics({"loss": entry["loss"]}, step=entry["step"])
-
-        def on_end(record: TrialRecord) -> None:
-            child, stack = open_runs.pop(record.number)
-            child.set_tags({"trial.state": record.state, **({"error": record.error} if record.error else {})})
-            failure = _TrialFailedError(record.error) if record.state == "failed" else None
-            stack.__exit__(type(failure) if failure else None, failure, None)
-            note = f"score {record.score:.3f}" if record.score is not None else record.state
-            advance(1, note=f"{record.name}: {note}")
-
-        yield on_begin, on_report, on_end
-
-
-class _TrialFailedError(Exception):
-    """Ends a trial's MLflow run as FAILED."""
+def _prepare(run: Run, config: ExperimentConfig, space: SearchSpace, directory: Path) -> None:
+    """What trials share: embeddings and projectors; trials over a range of the projector's settings train their own."""
+    if config.miniature is not None:
+        prepare_miniature.run(run)
+    extract_embeddings.run(run)
+    # Before there are trials: its workers have the whole cluster.
+    for identity, trial in pretrainings(config, space, run.directory).items():
+        shared = replace(
+            run, config=replace(trial, runtime=run.config.runtime), directory=pretrained_dir(directory, identity)
+        )
+        run_training(shared, "pretrain_projector", identity)
 
 
 def _report(run: Run, space: SearchSpace, records: TrialRecords, directory: Path) -> None:
@@ -134,7 +72,7 @@ def _report(run: Run, space: SearchSpace, records: TrialRecords, directory: Path
     best = best_of(trials)
     if best is None:
         raise ValueError(f"no trial finished; the first one: {trials[0].error}")
-    write_best(directory / BEST, run.config, best, space.metric)
+    write_best(directory / BEST, run.config, space, best)
     plots = write_plots(directory / "plots", trials, space)
     for path in (directory / TABLE, directory / BEST, *plots):
         run.tracker.log_artifact(path)
@@ -142,9 +80,8 @@ def _report(run: Run, space: SearchSpace, records: TrialRecords, directory: Path
     run.tracker.describe(f"Best trial: **{best.name}**, {space.metric} {best.score:.4f} on the validation modalities.")
     states = [record.state for record in trials]
     console.print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
-    console.print(
-        f"best: {best.name}, {space.metric} {best.score:.4f}: {directory / BEST}", soft_wrap=True, markup=False
-    )
+    text = f"best: {best.name}, {space.metric} {best.score:.4f}: {directory / BEST}"
+    console.print(text, soft_wrap=True, markup=False)
 
 
 def _arguments() -> argparse.Namespace:
@@ -155,10 +92,34 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Entry point."""
+    """Check everything, make what trials share, run the trials that have no result yet, report."""
     args = _arguments()
-    with open_run(args, "tune") as opened:
-        run(opened, load_space(args.space, opened.config), resume=args.resume)
+    config, root = config_from(args), project_root()
+    space = load_space(args.space, config)
+    trials_config = sweep_config(config, space)
+    directory, identity = run_dir(config, root) / FOLDER, sweep_identity(trials_config, space)
+    check_folder(directory, identity, resume=args.resume)
+    with ray_session(config.runtime, root=root, verbose=args.verbose):
+        # Not earlier: Ray reads the session's environment when it is imported.
+        from pipeline.runtime.ray_tune import Sweep, budget, run_sweep
+
+        sweep = Sweep(config=trials_config, space=space, root=root, directory=directory)
+        plan = budget(sweep)
+        console.print(plan.reason, soft_wrap=True, markup=False)
+        with open_run(args, "tune", kind="sweep", key=identity) as run:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_text_atomic(directory / SWEEP_FILE, json.dumps({"identity": identity}) + "\n")
+            _prepare(run, trials_config, space, directory)
+            records = TrialRecords(directory / "trials", space)
+            kept = len(records.all()) - len(records.unfinished())
+            if kept:
+                console.print(f"{kept} trials done before, kept")
+            with (
+                stage_progress("trials", total=space.trials() - kept, unit="trials") as advance,
+                SweepTracking(run.tracker, records, advance, space.rungs) as watch,
+            ):
+                run_sweep(sweep, records, watch, concurrent=plan.concurrent)
+            _report(run, space, records, directory)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,9 @@ class SearchSpace:
     concurrent: PositiveInt | None = None
     """Trials at once; None: as many as the cluster holds."""
     fixed: dict[str, Any] = Field(default_factory=dict)
-    """Dotted path -> value that all trials share, such as fewer steps than a final training has."""
+    """Dotted path -> value that all trials share, and the best configuration too."""
+    shortened: dict[str, Any] = Field(default_factory=dict)
+    """The same for what only trials have, such as fewer steps: the best configuration keeps the values it came with."""
     space: Annotated[dict[str, Distribution], Field(min_length=1)]
     """Dotted path of a configuration field -> distribution of its value."""
 
@@ -116,6 +118,13 @@ class SearchSpace:
             raise ValueError(f"scheduler {self.scheduler!r} compares trials at `rungs`, and none are given")
         if list(self.rungs) != sorted(set(self.rungs)):
             raise ValueError(f"rungs must rise, got {list(self.rungs)}")
+        return self
+
+    @model_validator(mode="after")
+    def _each_path_once(self) -> SearchSpace:
+        named = [*self.space, *self.fixed, *self.shortened]
+        if twice := sorted({path for path in named if named.count(path) > 1}):
+            raise ValueError(f"{', '.join(twice)} stands in two of space, fixed and shortened: name each field once")
         seen: set[str] = set()
         for path, field in self.space.items():
             if missing := [other for other in field.when or {} if other not in seen]:
@@ -135,6 +144,10 @@ class SearchSpace:
                 ]
         return points
 
+    def shared(self) -> Values:
+        """What all trials have."""
+        return {**self.fixed, **self.shortened}
+
     def trials(self) -> int:
         """How many trials the sweep has."""
         return len(self.grid_points()) * self.samples
@@ -152,27 +165,26 @@ def load_space(file: Path, base: ExperimentConfig) -> SearchSpace:
         space = TypeAdapter(SearchSpace).validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(f"tune space {file}: {explain(error, SearchSpace)}") from None
-    for path in (*space.space, *space.fixed):
+    for path in (*space.space, *space.shared()):
         if path.partition(".")[0] in FIXED_SECTIONS:
             raise ConfigError(
                 f"tune space {file}: {path} cannot be varied: trials share the sections {', '.join(FIXED_SECTIONS)}; "
                 "set it for the whole sweep with --set"
             )
     try:
-        prepared = override(base, space.fixed)
-        for conditions, path, value in _tried(space):
-            override(prepared, {**conditions, path: value})
+        prepared = override(base, space.shared())
+        for values in _tried(space):
+            steps = override(prepared, values).meta.optim.steps
+            if space.rungs and space.rungs[-1] >= steps:
+                raise ConfigError(f"rungs must lie below meta.optim.steps ({steps}), got {space.rungs[-1]}")
     except ConfigError as error:
         raise ConfigError(f"tune space {file}: {error}") from None
-    steps = prepared.meta.optim.steps
-    if space.rungs and space.rungs[-1] >= steps:
-        raise ConfigError(f"tune space {file}: rungs must lie below meta.optim.steps ({steps}), got {space.rungs[-1]}")
     return space
 
 
 def trial_config(base: ExperimentConfig, space: SearchSpace, values: Mapping[str, Any]) -> ExperimentConfig:
     """The configuration of a trial: `base`, what all trials share, and what this one has drawn."""
-    return override(base, {**space.fixed, **values})
+    return override(base, {**space.shared(), **values})
 
 
 def changed_values(base: ExperimentConfig, config: ExperimentConfig) -> Values:
@@ -181,8 +193,9 @@ def changed_values(base: ExperimentConfig, config: ExperimentConfig) -> Values:
     return {path: value for path, value in flatten(to_tree(config)).items() if before.get(path) != value}
 
 
-def _tried(space: SearchSpace) -> Iterator[tuple[Values, str, Value]]:
-    """Each field's extreme values, under the conditions that it is drawn in."""
+def _tried(space: SearchSpace) -> Iterator[Values]:
+    """Each field's extreme values, under the conditions that it is drawn in, and every combination of the grids."""
     for path, field in space.space.items():
         for value in field.extremes():
-            yield {other: allowed[0] for other, allowed in (field.when or {}).items()}, path, value
+            yield {**{other: allowed[0] for other, allowed in (field.when or {}).items()}, path: value}
+    yield from space.grid_points()

@@ -1,6 +1,6 @@
 """A sweep on Ray Tune: Tune places, stops and retries trials; what they are is decided and recorded here.
 
-In: a `Sweep` and what to do at each trial's begin, report and end.  Out: one record a trial.
+In: a `Sweep`, and who watches its trials.  Out: one record a trial.
 
 A trial is a driver that starts a Ray Train run of its own. Records are written by this process alone, before Tune hears
 of a trial, so that a killed sweep goes on with the very same trials.
@@ -11,23 +11,27 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray.exceptions import RayError, RayTaskError
 from ray.tune.search import Searcher
 
 from pipeline.config.schema import ExperimentConfig
 from pipeline.config.space import SearchSpace, trial_config
-from pipeline.runtime.session import Session
+from pipeline.runtime.shared import own_root, require_shared
 from pipeline.runtime.tune_budget import DRIVER_CPUS, Budget, Need, Node, plan
-from pipeline.runtime.tune_records import TrialRecord, TrialRecords
+from pipeline.runtime.tune_records import State, TrialRecord, TrialRecords, Watch
 from pipeline.runtime.tune_search import propose
 from pipeline.runtime.tune_trial import TrialJob, run_trial, score_trial
 
 _QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 _FAILED_SCORE = -1.0
-OnTrial = Callable[[TrialRecord], None]
+_REDUCTION = 3
+"""ASHA lets the best third of the trials go on at each rung."""
+_KEPT = ("steps", "score", "deployed_parameters", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,29 +47,21 @@ class Sweep:
     directory: Path
     """Folder of the sweep, shared by all nodes."""
 
-    @property
-    def rungs(self) -> tuple[int, ...]:
-        """Steps at which a trial is scored."""
-        return (*self.space.rungs, self.config.meta.optim.steps)
-
-    def job(self, record: TrialRecord, folder: Path) -> TrialJob:
-        """A trial's work."""
+    def job(self, record: TrialRecord) -> TrialJob:
+        """A trial's work; `ConfigError` where its values exclude each other."""
         config = trial_config(self.config, self.space, record.values)
         return TrialJob(
             config=config,
-            root=self.root,
+            root=own_root(self.root),
             sweep_dir=self.directory,
-            folder=folder,
+            folder=self.directory / "trials" / record.name,
             rungs=(*self.space.rungs, config.meta.optim.steps),
             metric=self.space.metric,
         )
 
 
-def budget(sweep: Sweep, session: Session) -> Budget:
-    """Trials at once on the cluster of this session; `ValueError` where not one fits."""
-    import ray
-
-    del session  # only to say that there must be one
+def budget(sweep: Sweep) -> Budget:
+    """Trials at once on the cluster of the open session; `ValueError` where not one fits."""
     runtime = sweep.config.runtime
     workers = 1 if runtime.engine == "local" else runtime.workers
     nodes = [
@@ -77,12 +73,11 @@ def budget(sweep: Sweep, session: Session) -> Budget:
     return plan(sweep.space.trials(), need, nodes, limit=sweep.space.concurrent)
 
 
-def run_sweep(
-    sweep: Sweep, records: TrialRecords, *, concurrent: int, on_begin: OnTrial, on_report: OnTrial, on_end: OnTrial
-) -> None:
+def run_sweep(sweep: Sweep, records: TrialRecords, watch: Watch, *, concurrent: int) -> None:
     """Run what has no final record yet; a trial's own error is recorded and the others go on."""
     from ray import tune
 
+    require_shared(sweep.directory)
     left = sweep.space.trials() - len([record for record in records.all() if record.state != "running"])
     if left <= 0:
         return
@@ -92,14 +87,18 @@ def run_sweep(
     resources = {"CPU": DRIVER_CPUS}
     if runtime.engine == "local":
         resources = {"CPU": runtime.cpus_per_worker, "GPU": runtime.gpus_per_worker}
-    source = _Source(sweep, records, on_begin=on_begin, on_report=on_report, on_end=on_end)
+    attempts = len(list((sweep.directory / "ray").glob("attempt-*")))
     tuner = tune.Tuner(
         tune.with_resources(_driver(sweep), resources),
         tune_config=tune.TuneConfig(
-            num_samples=left, max_concurrent_trials=concurrent, search_alg=source, scheduler=_scheduler(sweep)
+            num_samples=left,
+            max_concurrent_trials=concurrent,
+            search_alg=_Source(sweep, records, watch),
+            scheduler=_scheduler(sweep.space),
+            trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
-            name=f"attempt-{len(list((sweep.directory / 'ray').glob('attempt-*'))):03d}",
+            name=f"attempt-{attempts:03d}",
             storage_path=str(sweep.directory / "ray"),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=runtime.max_failures),
@@ -116,27 +115,24 @@ def _driver(sweep: Sweep) -> Callable[[dict[str, Any]], None]:
         import torch
         from ray import tune
 
-        from pipeline.training.context import TrainingError
-
         runtime = sweep.config.runtime
         torch.set_num_threads(runtime.threads_per_worker)
-        records = TrialRecords(sweep.directory / "trials", sweep.space)
-        record = next(record for record in records.all() if record.number == config["number"])
-        job = sweep.job(record, records.folder(record))
+        score = score_trial if runtime.engine == "local" else _score_on_ray
         try:
-            for result in run_trial(job, score_trial if runtime.engine == "local" else _score_on_ray):
-                tune.report(result)
-        except (ValueError, OSError, TrainingError) as error:
-            # No retry would mend it; a worker or node that died is another matter, and is Tune's.
-            tune.report({"steps": float(job.rungs[-1]), "score": _FAILED_SCORE, "error": " ".join(str(error).split())})
+            results = run_trial(sweep.job(TrialRecord.from_json(config["record"])), score)
+            for number, result in enumerate(results):
+                tune.report({**result, "rung": _REDUCTION**number})
+        except RayError:
+            raise  # a worker or node that died: Tune tries again
+        except Exception as error:  # noqa: BLE001 - no retry would mend it, and the other trials go on
+            text = " ".join(str(error).split()) or type(error).__name__
+            tune.report({"rung": _last_rung(sweep.space), "score": _FAILED_SCORE, "error": text})
 
     return drive
 
 
 def _score_on_ray(config: ExperimentConfig, root: Path, folder: Path, metric: str) -> dict[str, float]:
     """In a task that takes the place of a worker, which is free again: a driver has no CPU to speak of."""
-    import ray
-
     runtime = config.runtime
     task: Any = ray.remote(_score_single_threaded).options(
         num_cpus=runtime.cpus_per_worker,
@@ -146,10 +142,8 @@ def _score_on_ray(config: ExperimentConfig, root: Path, folder: Path, metric: st
     )
     try:
         scores: dict[str, float] = ray.get(task.remote(config, root, folder, metric))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, ValueError | OSError):
-            raise error.cause from error
-        raise
+    except RayTaskError as error:
+        raise error.cause or error from error
     return scores
 
 
@@ -157,32 +151,31 @@ def _score_single_threaded(config: ExperimentConfig, root: Path, folder: Path, m
     import torch
 
     torch.set_num_threads(config.runtime.threads_per_worker)
-    return score_trial(config, root, folder, metric)
+    return score_trial(config, own_root(root), folder, metric)
 
 
-def _scheduler(sweep: Sweep) -> Any:
+def _last_rung(space: SearchSpace) -> int:
+    return int(_REDUCTION ** len(space.rungs))
+
+
+def _scheduler(space: SearchSpace) -> Any:
+    """Compares trials at the same place of `rungs`, whatever steps those are: ASHA's own rungs are powers."""
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 
-    rungs = sweep.rungs
-    if sweep.space.scheduler == "asha":
-        return ASHAScheduler(
-            time_attr="steps", metric="score", mode="max", max_t=rungs[-1], grace_period=rungs[0], reduction_factor=3,
-            stop_last_trials=False,
-        )  # fmt: skip
-    if sweep.space.scheduler == "median":
-        return MedianStoppingRule(time_attr="steps", metric="score", mode="max", grace_period=0, min_samples_required=3)
+    common = {"time_attr": "rung", "metric": "score", "mode": "max", "grace_period": 1}
+    if space.scheduler == "asha":
+        return ASHAScheduler(**common, max_t=_last_rung(space), reduction_factor=_REDUCTION, stop_last_trials=False)
+    if space.scheduler == "median":
+        return MedianStoppingRule(**common, min_samples_required=3)
     return FIFOScheduler()
 
 
 class _Source(Searcher):
     """Hands trials to Tune, unfinished ones first, and records what becomes of them."""
 
-    def __init__(
-        self, sweep: Sweep, records: TrialRecords, *, on_begin: OnTrial, on_report: OnTrial, on_end: OnTrial
-    ) -> None:
+    def __init__(self, sweep: Sweep, records: TrialRecords, watch: Watch) -> None:
         super().__init__(metric="score", mode="max")
-        self._sweep, self._records = sweep, records
-        self._on_begin, self._on_report, self._on_end = on_begin, on_report, on_end
+        self._sweep, self._records, self._watch = sweep, records, watch
         self._again = [record.number for record in records.unfinished()]
         self._numbers: dict[str, int] = {}
 
@@ -190,47 +183,43 @@ class _Source(Searcher):
         """The next trial, on disk before Tune knows it."""
         records = self._records
         if self._again:
-            number = self._again.pop(0)
-            record = next(record for record in records.all() if record.number == number)
+            record = records.get(self._again.pop(0))
         else:
             number = len(records.all())
             values = propose(self._sweep.space, number, records.observations())
             record = records.put(TrialRecord(number=number, values=values))
-        self._numbers[trial_id] = number
-        self._on_begin(record)
-        return {"number": number}
+        self._numbers[trial_id] = record.number
+        self._watch.begin(record)
+        return {"number": record.number, "record": record.to_json()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A rung's scores."""
-        if "error" not in result and "score" in result:
-            kept = ("steps", "score", "deployed_parameters", "seconds")
-            number = self._numbers[trial_id]
-            before = next(record for record in self._records.all() if record.number == number)
-            if any(known["steps"] == result["steps"] for known in before.results):
-                return
-            self._on_report(self._records.reported(number, {key: float(result[key]) for key in kept}))
+        """A rung's scores; a retry, and Tune itself at the end, say the same again, which counts once."""
+        if "error" in result or "score" not in result:
+            return
+        before = self._records.get(self._numbers[trial_id])
+        if all(known["steps"] < result["steps"] for known in before.results):
+            record = replace(before, results=(*before.results, {key: float(result[key]) for key in _KEPT}))
+            self._watch.report(record)
+            self._records.put(record)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The trial's last word."""
-        number = self._numbers.pop(trial_id)
         if result is not None:
-            self._numbers[trial_id] = number
             self.on_trial_result(trial_id, result)
-            del self._numbers[trial_id]
-        if error or result is None:
-            record = self._records.ended(number, "failed", "its processes died, retries included; see --verbose")
-        elif "error" in result:
-            record = self._records.ended(number, "failed", str(result["error"]))
-        else:
-            record = self._records.ended(number, "finished" if result["steps"] >= self._last(number) else "stopped")
-        self._on_end(record)
+        before = self._records.get(self._numbers.pop(trial_id))
+        state: State = "failed"
+        why: str | None = "its processes died, retries included; see --verbose"
+        if result is not None and not error:
+            whole = result["rung"] >= _last_rung(self._sweep.space)
+            state, why = (
+                ("failed", str(result["error"])) if "error" in result else ("finished" if whole else "stopped", None)
+            )
+        record = replace(before, state=state, error=why)
+        self._watch.end(record)
+        self._records.put(record)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the records are the state."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the records are the state."""
-
-    def _last(self, number: int) -> int:
-        record = next(record for record in self._records.all() if record.number == number)
-        return self._sweep.job(record, self._records.folder(record)).rungs[-1]

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,6 +54,30 @@ class TrialRecord:
         """At the last rung that it reached."""
         return self.results[-1]["score"] if self.results else None
 
+    def to_json(self) -> str:
+        """What `from_json` reads back."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> TrialRecord:
+        """The record as it was; lists among the values are tuples."""
+        stored = json.loads(text)
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["values"].items()}
+        return TrialRecord(**stored | {"values": values, "results": tuple(stored["results"])})
+
+
+class Watch(Protocol):
+    """What is told of trials, each time before the record says it: a killed sweep tells it again."""
+
+    def begin(self, record: TrialRecord) -> None:
+        """A trial begins, or goes on after a crash."""
+
+    def report(self, record: TrialRecord) -> None:
+        """A trial has reached a rung: the last of its results."""
+
+    def end(self, record: TrialRecord) -> None:
+        """The trial's state is final."""
+
 
 class TrialRecords:
     """All trials of a sweep."""
@@ -78,19 +102,13 @@ class TrialRecords:
         """Add or replace a trial."""
         folder = self.folder(record)
         folder.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(folder / RECORD, json.dumps(asdict(record), indent=2, allow_nan=False) + "\n")
+        write_text_atomic(folder / RECORD, record.to_json())
         self._records[record.number] = record
         return record
 
-    def reported(self, number: int, result: dict[str, float]) -> TrialRecord:
-        """Append what a trial reports at a rung; a retry reports the same again, which counts once."""
-        record = self._records[number]
-        kept = tuple(known for known in record.results if known["steps"] < result["steps"])
-        return self.put(replace(record, results=(*kept, result)))
-
-    def ended(self, number: int, state: State, error: str | None = None) -> TrialRecord:
-        """The trial's last word."""
-        return self.put(replace(self._records[number], state=state, error=error))
+    def get(self, number: int) -> TrialRecord:
+        """One of them."""
+        return self._records[number]
 
     def observations(self) -> list[Observation]:
         """What a search learns from: scores of whole trials; failed and stopped ones say nothing comparable."""
@@ -139,12 +157,8 @@ def _row(record: TrialRecord, folder: Path, space: SearchSpace) -> dict[str, Any
 
 
 def _read(directory: Path) -> list[TrialRecord]:
-    records = []
-    for path in sorted(directory.glob(f"*/{RECORD}")):
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["values"].items()}
-        records.append(TrialRecord(**stored | {"values": values, "results": tuple(stored["results"])}))
-    return records
+    paths = sorted(directory.glob(f"*/{RECORD}"))
+    return [TrialRecord.from_json(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def _short(value: Any) -> str:

@@ -76,8 +76,18 @@ def _ask(space: SearchSpace, number: int, observed: Sequence[Observation]) -> Va
     drawn: Values = {}
     for path, field in space.space.items():
         if field.applies(drawn):
-            drawn[path] = _decode(field, trial._suggest(path, _distribution(field)))
+            drawn[path] = _suggest(trial, path, field)
     return drawn
+
+
+def _suggest(trial: Any, path: str, field: Distribution) -> Any:
+    if (listed := field.finite()) is not None:
+        chosen = trial.suggest_categorical(path, [json.dumps(value) for value in listed])
+        return next(value for value in listed if json.dumps(value) == chosen)
+    if field.integers is not None:
+        return trial.suggest_int(path, *field.integers)
+    low, high = field.loguniform or field.uniform or (0.0, 1.0)
+    return trial.suggest_float(path, low, high, log=field.loguniform is not None)
 
 
 def _draw(field: Distribution, generator: np.random.Generator) -> Any:
@@ -107,9 +117,3 @@ def _distribution(field: Distribution) -> Any:
 def _encode(field: Distribution, value: Any) -> Any:
     """Optuna's categories are plain values: lists go as JSON."""
     return json.dumps(value) if field.finite() is not None else value
-
-
-def _decode(field: Distribution, value: Any) -> Any:
-    if (listed := field.finite()) is None:
-        return value
-    return next(item for item in listed if json.dumps(item) == value)

@@ -39,7 +39,7 @@ class TrialJob:
     folder: Path
     """Folder of the trial."""
     rungs: tuple[int, ...]
-    """Meta-training steps at which it is scored; the last ones are the configured ones."""
+    """Meta-training steps at which it is scored; the last ones are its configuration's."""
     metric: str
     """Column of the results that is the score."""
 
@@ -56,7 +56,14 @@ def sweep_config(config: ExperimentConfig, space: SearchSpace) -> ExperimentConf
         )
     config = override(config, {"validation": list(validation), "evaluate.on": "validation"})
     config = override(config, {"evaluate.methods": ["semi"], "runtime.workers": space.workers})
-    return override(config, space.fixed)
+    scored = config.datasets_of("validation")
+    without = [dataset.name for dataset in scored if not dataset.source.attribute_fields]
+    if without and space.metric == "attribute_accuracy":
+        raise ValueError(
+            f"metric 'attribute_accuracy' scores attributes, and {', '.join(without)} has no "
+            "source.attribute_fields: name them, or use metric: cider_d"
+        )
+    return override(config, space.shared())
 
 
 def pretrainings(config: ExperimentConfig, space: SearchSpace, run_dir: Path) -> dict[str, ExperimentConfig]:
@@ -140,17 +147,17 @@ def _train(name: StageName, config: ExperimentConfig, root: Path, folder: Path, 
 
 def score_trial(config: ExperimentConfig, root: Path, folder: Path, metric: str) -> dict[str, float]:
     """Integrate and score every cell of the validation modalities in this process."""
-    from pipeline.runtime.cells import cells, evaluate_cell, integrate_cell
+    from pipeline.runtime.integration import adapter_cells, make_adapter
+    from pipeline.runtime.scoring import method_cells, score_cell
 
     wanted: Identities = identities(config, folder)
-    for cell in cells(config, root, folder, wanted.integrate):
-        integrate_cell(cell)
-    results = [result for cell in cells(config, root, folder, wanted.evaluate) for result in evaluate_cell(cell)]
+    for adapter in adapter_cells(config, root, folder, wanted.integrate):
+        make_adapter(adapter)
+    results = [result for cell in method_cells(config, root, folder, wanted.evaluate) for result in score_cell(cell)]
     by_dataset: dict[str, list[float]] = {}
     for result in results:
         value = getattr(result, metric)
-        if value is None:
-            raise ValueError(f"modality {result.dataset} has no attributes to score: use metric 'cider_d'")
+        assert value is not None, "checked by sweep_config"
         by_dataset.setdefault(result.dataset, []).append(float(value))
     return {
         "score": _mean([_mean(values) for values in by_dataset.values()]),
