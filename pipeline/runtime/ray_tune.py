@@ -218,6 +218,10 @@ class _Source(Searcher):
         self._watch.end(record)
         self._records.put(record)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing for Tune's snapshots: the records are the state."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the records are the state."""
 
