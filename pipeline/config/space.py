@@ -104,7 +104,7 @@ class SearchSpace:
     """Dotted path -> value that all trials share, and the best configuration too."""
     shortened: dict[str, Any] = Field(default_factory=dict)
     """The same for what only trials have, such as fewer steps: the best configuration keeps the values it came with."""
-    space: Annotated[dict[str, Distribution], Field(min_length=1)]
+    space: dict[str, Distribution]
     """Dotted path of a configuration field -> distribution of its value."""
 
     @model_validator(mode="after")
@@ -122,6 +122,8 @@ class SearchSpace:
 
     @model_validator(mode="after")
     def _each_path_once(self) -> SearchSpace:
+        if not self.space:
+            raise ValueError("space is empty: give at least one field and what it is drawn from")
         named = [*self.space, *self.fixed, *self.shortened]
         if twice := sorted({path for path in named if named.count(path) > 1}):
             raise ValueError(f"{', '.join(twice)} stands in two of space, fixed and shortened: name each field once")

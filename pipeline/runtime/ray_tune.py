@@ -9,6 +9,7 @@ of a trial, so that a killed sweep goes on with the very same trials.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -166,7 +167,8 @@ def _scheduler(space: SearchSpace) -> Any:
     if space.scheduler == "asha":
         return ASHAScheduler(**common, max_t=_last_rung(space), reduction_factor=_REDUCTION, stop_last_trials=False)
     if space.scheduler == "median":
-        return MedianStoppingRule(**common, min_samples_required=3)
+        # No time slices: a trial that is paused for another one has no snapshot to go on from.
+        return MedianStoppingRule(**common, min_samples_required=3, min_time_slice=math.inf)
     return FIFOScheduler()
 
 

@@ -82,7 +82,7 @@ def test_bad_entry_is_one_clear_line(entry: str, message: str, tmp_path: Path) -
     [
         ("samples: 0\nspace: {seed: {integers: [0, 1]}}", "samples: expected greater than 0"),
         ("metric: loss\nspace: {seed: {integers: [0, 1]}}", "metric: expected 'attribute_accuracy' or 'cider_d'"),
-        ("space: {}", "at least 1 item"),
+        ("space: {}", "space is empty: give at least one field"),
         (
             "sample: 1\nspace: {seed: {integers: [0, 1]}}",
             "unknown key 'sample' at the top level: did you mean 'samples'?",
@@ -94,6 +94,16 @@ def test_bad_entry_is_one_clear_line(entry: str, message: str, tmp_path: Path) -
         ("rungs: [900]\nspace: {seed: {grid: [0, 1]}}", "rungs must lie below meta.optim.steps (500), got 900"),
         ("space: {evaluate.test_samples: {grid: [9, 10]}}", "evaluate.test_samples cannot be varied"),
         ("space: {seed: {grid: [0], when: {hypernet.rank: [4]}}}", "must be listed before it"),
+        (
+            "rungs: [60]\nspace: {meta.optim.steps: {integers: [55, 90]}}",
+            "rungs must lie below meta.optim.steps (55), got 60",
+        ),
+        ("rungs: [30, 30]\nspace: {seed: {grid: [0]}}", "rungs must rise, got [30, 30]"),
+        ("shortened: {seed: 1}\nspace: {seed: {grid: [0]}}", "seed stands in two of space, fixed and shortened"),
+        (
+            "space: {meta.optim.steps: {grid: [5, 90]}, meta.optim.warmup_steps: {grid: [2, 50]}}",
+            "warmup_steps must be at most steps (5)",
+        ),
         ("fixed: {meta.stepz: 3}\nspace: {seed: {grid: [0]}}", "unknown key 'stepz' in meta"),
     ],
 )
