@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.config.artifacts import write_text_atomic
 from pipeline.config.load import override, to_yaml
 from pipeline.config.schema import ExperimentConfig
@@ -98,25 +96,28 @@ def _parallel(path: Path, whole: Sequence[TrialRecord], space: SearchSpace) -> P
 
     axes = [name for name in space.space if any(name in record.values for record in whole)]
     figure, axis = _figure(2.4 + 1.9 * (len(axes) + 1), 4.6)
-    places = {name: _scale([record.values.get(name, _MISSING) for record in whole], space, name) for name in axes}
-    scores = np.array([record.score for record in whole], dtype=np.float64)
-    low, spread = float(scores.min()), float(np.ptp(scores)) or 1.0
-    for column, name in enumerate(axes):
+    scores = [record.score or 0.0 for record in whole]
+    low, high = min(scores), max(scores)
+    spread = high - low or 1.0
+    places = [_scale([record.values.get(name, _MISSING) for record in whole], space, name) for name in axes]
+    labels = [(share, f"{low + share * spread:.3g}") for share in ((0.0, 0.5, 1.0) if high > low else (0.0,))]
+    places.append(([(score - low) / spread for score in scores], labels))
+    for column, (_, texts) in enumerate(places):
         axis.axvline(column, color=_GREY, linewidth=0.8)
-        for height, text in places[name][1]:
-            axis.annotate(text, (column, height), xytext=(4, 2), textcoords="offset points", fontsize=8)
-    axis.axvline(len(axes), color=_GREY, linewidth=0.8)
-    for share in (0.0, 0.5, 1.0):
-        text = f"{low + share * spread:.3g}"
-        axis.annotate(text, (len(axes), share), xytext=(4, 2), textcoords="offset points", fontsize=8)
-    best = int(scores.argmax())
-    for number in np.argsort(scores):
-        share = (scores[number] - low) / spread
-        line = [*(places[name][0][number] for name in axes), share]
-        style: dict[str, Any] = {"linewidth": 2.6, "zorder": 3} if number == best else {"linewidth": 1.2, "alpha": 0.8}
-        axis.plot(range(len(line)), line, color=colormaps["viridis_r"](0.1 + 0.9 * share), **style)
-    axis.set_xticks(range(len(axes) + 1), [*(_two_lines(name) for name in axes), _label(space)], fontsize=9)
-    axis.set(yticks=[], ylim=(-0.24, 1.1), xlim=(-0.15, len(axes) + 0.45))
+        for height, text in texts:
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
+            at = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+            axis.annotate(text, (column, height), bbox=box, zorder=4, **at)
+    best = best_of(whole)
+    for number in sorted(range(len(whole)), key=lambda number: scores[number]):
+        line = [heights[number] for heights, _ in places]
+        style: dict[str, Any] = {"linewidth": 1.2, "alpha": 0.8}
+        if whole[number] is best:
+            style = {"linewidth": 2.8, "zorder": 3}
+        axis.plot(range(len(line)), line, color=colormaps["viridis_r"](0.1 + 0.9 * line[-1]), **style)
+    axis.set_xticks(range(len(places)), [*(_two_lines(name) for name in axes), _label(space)], fontsize=9)
+    lowest = min(height for heights, _ in places for height in heights)
+    axis.set(yticks=[], ylim=(lowest - 0.06, 1.06), xlim=(-0.15, len(axes) + 0.45))
     axis.spines[:].set_visible(False)
     axis.set_title("Trials, the best one thick; dark is better", loc="left", weight="bold")
     figure.savefig(path)

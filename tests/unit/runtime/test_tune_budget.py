@@ -39,7 +39,7 @@ def test_trials_at_once(
         (
             Need(workers=1, cpus=8),
             TWO_CPUS,
-            "a trial needs 1 worker of 8 CPU (and 0.01 CPU for its driver), and the Ray cluster has 2 CPU and 0 GPU on 1",
+            "a trial needs 1 worker of 8 CPU (and 0.01 CPU for its driver), and the Ray cluster has 2 CPU and 0 GPU on",
         ),
         # Enough CPUs, but no node has room for a whole worker.
         (Need(workers=1, cpus=3), [Node(cpus=2)] * 4, "has 8 CPU and 0 GPU on 4 nodes"),
