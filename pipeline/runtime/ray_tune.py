@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ray
@@ -95,7 +96,7 @@ def run_sweep(sweep: Sweep, records: TrialRecords, watch: Watch, *, concurrent: 
             num_samples=left,
             max_concurrent_trials=concurrent,
             search_alg=_Source(sweep, records, watch),
-            scheduler=_scheduler(sweep.space),
+            scheduler=_informed(_scheduler(sweep.space), records),
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
@@ -170,6 +171,26 @@ def _scheduler(space: SearchSpace) -> Any:
         # No time slices: a trial that is paused for another one has no snapshot to go on from.
         return MedianStoppingRule(**common, min_samples_required=3, min_time_slice=math.inf)
     return FIFOScheduler()
+
+
+@dataclass(eq=False)
+class _Done:
+    """As much as a scheduler looks at of a trial that an earlier attempt has ended."""
+
+    trial_id: str
+    status: str = "TERMINATED"
+
+
+def _informed(scheduler: Any, records: TrialRecords) -> Any:
+    """The scheduler, told of earlier attempts' trials: those to come are compared with them too."""
+    nobody = SimpleNamespace(get_live_trials=list)
+    for record in records.all():
+        if record.state in ("finished", "stopped"):
+            trial = _Done(record.name)
+            scheduler.on_trial_add(nobody, trial)
+            for number, result in enumerate(record.results):
+                scheduler.on_trial_result(nobody, trial, {"rung": _REDUCTION**number, "score": result["score"]})
+    return scheduler
 
 
 class _Source(Searcher):

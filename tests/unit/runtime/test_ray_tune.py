@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.config.presets import build_preset
 from pipeline.config.space import Distribution, SearchSpace
-from pipeline.runtime.ray_tune import Sweep, _scheduler, _Source
+from pipeline.runtime.ray_tune import Sweep, _informed, _scheduler, _Source
 from pipeline.runtime.tune_records import TrialRecord, TrialRecords
 from pipeline.runtime.tune_trial import sweep_config
 
@@ -141,3 +141,24 @@ def test_schedulers_compare_at_every_rung(scheduler: str) -> None:
     assert decisions[3][0] == "CONTINUE" and decisions[3][4] == "STOP"
     # At the end nobody is stopped any more: what is complete counts in full.
     assert rule.on_trial_result(controller, trials[0], {"rung": 9, "score": 0.0}) in ("CONTINUE", "STOP")
+
+
+@pytest.mark.parametrize("scheduler", ["none", "asha", "median"])
+def test_a_continued_sweep_compares_with_the_trials_before(scheduler: str, tmp_path: Path) -> None:
+    space = SearchSpace(
+        scheduler=scheduler,  # type: ignore[arg-type]
+        rungs=(100,),
+        space={RANK: Distribution(grid=(2, 3, 4))},
+    )
+    records = TrialRecords(tmp_path, space)
+    for number, score in enumerate((0.5, 0.6, 0.7)):
+        kept = {"steps": 100.0, "score": score, "deployed_parameters": 1.0, "seconds": 1.0}
+        records.put(TrialRecord(number=number, values={RANK: number}, state="stopped", results=(kept,)))
+    rule = _informed(_scheduler(space), records)
+    controller: Any = SimpleNamespace(get_live_trials=list)
+    worse, better = FakeTrial("worse"), FakeTrial("better")
+    for trial in (worse, better):
+        rule.on_trial_add(controller, trial)
+    wanted = "CONTINUE" if scheduler == "none" else "STOP"
+    assert rule.on_trial_result(controller, worse, {"rung": 1, "score": 0.1}) == wanted
+    assert rule.on_trial_result(controller, better, {"rung": 1, "score": 0.9}) == "CONTINUE"
