@@ -106,20 +106,20 @@ def whole(sweeps: Sweeps) -> list[dict[str, Any]]:
     return sweeps.records("whole")
 
 
-@pytest.mark.parametrize("finished", [0, 1])
-def test_a_killed_sweep_goes_on_with_the_very_same_trials(
-    finished: int, sweeps: Sweeps, whole: list[dict[str, Any]]
-) -> None:
-    """Its trials are Ray Train runs; SIGKILL, before the first trial is done and after, loses and repeats none."""
-    name, on_ray = f"cut-{finished}", ("--set", "runtime.engine=deepspeed")
+def test_a_killed_sweep_goes_on_with_the_very_same_trials(sweeps: Sweeps, whole: list[dict[str, Any]]) -> None:
+    """Its trials are Ray Train runs; SIGKILL while one is done and others run loses and repeats none."""
+    name, on_ray = "cut", ("--set", "runtime.engine=deepspeed")
     driver = sweeps.start(name, KILLED, *on_ray)
-    begun = lambda: len(sweeps.records(name)) > finished  # noqa: E731
-    assert not driver.wait(stop=lambda: begun() and sweeps.finished(name) >= finished, poll_s=0.02), sweeps.said(name)
+
+    def in_the_middle() -> bool:
+        return sweeps.finished(name) >= 1 and len(sweeps.records(name)) > 2
+
+    assert not driver.wait(stop=in_the_middle, poll_s=0.02), sweeps.said(name)
     driver.kill()
-    driver.wait_until_gone()
     trials = sweeps.folder / name / "tune" / "trials"
     kept = {file: file.stat().st_mtime_ns for file in trials.glob("*/trial.json") if '"finished"' in file.read_text()}
-    assert finished <= len(kept) < TRIALS
+    assert 1 <= len(kept) < len(sweeps.records(name)) <= TRIALS
+    # At once: what is left of the killed cluster must not matter.
     sweeps.start(name, KILLED, *on_ray, "--resume").finish()
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     records = sweeps.records(name)
