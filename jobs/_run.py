@@ -23,7 +23,7 @@ from pipeline.config.schema import ExperimentConfig, Role
 from pipeline.evaluation.provenance import Commit, PeakRss, git_commit
 from pipeline.runtime.session import cluster_tags
 from pipeline.shards import load_manifest
-from pipeline.tracking import Tracker, open_tracker
+from pipeline.tracking import Kind, Tracker, open_tracker
 
 CONFIG_FILE = "config.yaml"
 TRACKING_FILE = "tracking_id"
@@ -58,8 +58,11 @@ class Run:
 
 
 @contextmanager
-def open_run(args: argparse.Namespace, job: str) -> Iterator[Run]:
-    """Resolve the configuration, check that its output folder can be written, open the tracking run."""
+def open_run(args: argparse.Namespace, job: str, *, kind: Kind = "run", key: str | None = None) -> Iterator[Run]:
+    """Resolve the configuration, check that its output folder can be written, open the tracking run.
+
+    Jobs of one folder and `key` write to one tracking run; None: of one configuration.
+    """
     config, root = config_from(args), project_root()
     directory = run_dir(config, root)
     StageDir(directory).begin()
@@ -73,7 +76,8 @@ def open_run(args: argparse.Namespace, job: str) -> Iterator[Run]:
         commit=str(commit),
         config_fingerprint=fingerprint(config),
         source=f"jobs.{job}",
-        key=f"{_tracking_id(directory)}-{fingerprint(config)}" if config.tracking.enabled else None,
+        kind=kind,
+        key=f"{_tracking_id(directory)}-{key or fingerprint(config)}" if config.tracking.enabled else None,
         extra_tags=cluster_tags(),
     )
     with tracker, PeakRss() as peak:

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from pipeline.config.load import load_config, to_tree
 from pipeline.config.schema import EncoderConfig, EvaluateConfig, MethodName, SourceConfig
 from pipeline.config.source import SourceKind
+from pipeline.config.space import load_space
 from pipeline.encoders.project_class import is_class_path
 from pipeline.encoders.registry import check_settings, load_encoder
 from pipeline.signal import Signal
@@ -93,3 +94,9 @@ def test_the_page_of_methods_names_each_once_and_settings_that_exist() -> None:
     assert sorted(named) == sorted(get_args(MethodName))
     settings = {name for _, cell in METHOD_ROWS for name in re.findall(r"`(\w+)`", cell)} - {"semi"}
     assert settings <= set(EvaluateConfig.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("block", blocks((ROOT / "docs" / "tuning.md").read_text(encoding="utf-8"), "yaml"))
+def test_every_search_space_shown_is_valid(block: str, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(block)
+    assert load_space(tmp_path / "space.yaml", load_config(preset="miniature")).trials() == 20

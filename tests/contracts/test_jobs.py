@@ -18,6 +18,7 @@ REQUIRED = {
     "import_reference_checkpoint": ["model.pt", "--out", "folder"],
     "caption": ["--adapter", "folder", "--input", "file.png", "--out", "captions.jsonl"],
     "register_model": ["--adapter", "folder", "--model", "name"],
+    "tune": ["--space", "tune_spaces/quick.yaml"],
 }
 
 # One process for all of them: each would otherwise spend its time importing torch and Ray.

@@ -32,8 +32,6 @@ def test_shipped_space_fits_the_schema(file: Path) -> None:
 def test_every_kind_is_read(tmp_path: Path) -> None:
     space = parse(
         """
-        metric: loss
-        mode: min
         samples: 3
         space:
           meta.optim.learning_rate: {loguniform: [1e-5, 1e-2]}
@@ -60,7 +58,7 @@ def test_every_kind_is_read(tmp_path: Path) -> None:
         ),
         ("meta.optim.learning_rate: {loguniform: [0.0, 1]}", "loguniform must start above 0, got [0.0, 1.0]"),
         ("meta.optim.learning_rate: {uniform: [1, 0.1]}", "uniform must be [lowest, highest] with lowest < highest"),
-        ("meta.optim.learning_rate: {}", "give exactly one of uniform, loguniform, integers, choice; got none"),
+        ("meta.optim.learning_rate: {}", "give exactly one of grid, choice, uniform, loguniform, integers; got none"),
         ("hypernet.rank: {integers: [1, 2], choice: [1, 2]}", "give exactly one of"),
         ("hypernet.rank: {integers: [0, 4]}", "hypernet.rank: expected greater than 0, got 0 (int)"),
         ("hypernet.rank: {uniform: [1, 4]}", "hypernet.rank: expected a valid integer, got 1.0 (float)"),
@@ -74,7 +72,7 @@ def test_every_kind_is_read(tmp_path: Path) -> None:
 )
 def test_bad_entry_is_one_clear_line(entry: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)) as caught:
-        parse(f"metric: loss\nmode: min\nsamples: 1\nspace: {{{entry}}}", tmp_path)
+        parse(f"samples: 1\nspace: {{{entry}}}", tmp_path)
     assert str(caught.value).startswith("tune space ")
     assert "\n" not in str(caught.value)
 
@@ -82,14 +80,31 @@ def test_bad_entry_is_one_clear_line(entry: str, message: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("mode: min\nsamples: 1\nspace: {seed: {integers: [0, 1]}}", "metric: missing"),
-        ("metric: a\nmode: most\nsamples: 1\nspace: {seed: {integers: [0, 1]}}", "mode: expected 'min' or 'max'"),
-        ("metric: a\nmode: min\nsamples: 0\nspace: {seed: {integers: [0, 1]}}", "samples: expected greater than 0"),
-        ("metric: a\nmode: min\nsamples: 1\nspace: {}", "at least 1 item"),
+        ("samples: 0\nspace: {seed: {integers: [0, 1]}}", "samples: expected greater than 0"),
+        ("metric: loss\nspace: {seed: {integers: [0, 1]}}", "metric: expected 'attribute_accuracy' or 'cider_d'"),
+        ("space: {}", "space is empty: give at least one field"),
         (
-            "metric: a\nmode: min\nsample: 1\nspace: {}",
+            "sample: 1\nspace: {seed: {integers: [0, 1]}}",
             "unknown key 'sample' at the top level: did you mean 'samples'?",
         ),
+        ("search: grid\nspace: {seed: {integers: [0, 1]}}", "search 'grid' takes grids only, and seed is drawn"),
+        ("search: optuna\nspace: {seed: {grid: [0, 1]}}", "search 'optuna' draws, and seed is a grid: use choice"),
+        ("scheduler: asha\nspace: {seed: {grid: [0, 1]}}", "scheduler 'asha' compares trials at `rungs`"),
+        ("scheduler: pbt\nspace: {seed: {grid: [0, 1]}}", "scheduler 'pbt' is left out"),
+        ("rungs: [900]\nspace: {seed: {grid: [0, 1]}}", "rungs must lie below meta.optim.steps (500), got 900"),
+        ("space: {evaluate.test_samples: {grid: [9, 10]}}", "evaluate.test_samples cannot be varied"),
+        ("space: {seed: {grid: [0], when: {hypernet.rank: [4]}}}", "must be listed before it"),
+        (
+            "rungs: [60]\nspace: {meta.optim.steps: {integers: [55, 90]}}",
+            "rungs must lie below meta.optim.steps (55), got 60",
+        ),
+        ("rungs: [30, 30]\nspace: {seed: {grid: [0]}}", "rungs must rise, got [30, 30]"),
+        ("shortened: {seed: 1}\nspace: {seed: {grid: [0]}}", "seed stands in two of space, fixed and shortened"),
+        (
+            "space: {meta.optim.steps: {grid: [5, 90]}, meta.optim.warmup_steps: {grid: [2, 50]}}",
+            "warmup_steps must be at most steps (5)",
+        ),
+        ("fixed: {meta.stepz: 3}\nspace: {seed: {grid: [0]}}", "unknown key 'stepz' in meta"),
     ],
 )
 def test_bad_file_is_one_clear_line(text: str, message: str, tmp_path: Path) -> None:
