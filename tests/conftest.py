@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         group = "ray" if folder == "integration" else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: "integration" not in item.path.parts)
+
+
+def pytest_collection_finish() -> None:
+    """Ray reads its environment when it is imported: a session that wants a token must come first."""
+    if "ray" in sys.modules:
+        raise pytest.UsageError(
+            "a test module imports ray (or what imports it) when it is collected: import it in the test"
+        )

@@ -11,7 +11,6 @@ import pytest
 
 from pipeline.config.presets import build_preset
 from pipeline.config.space import Distribution, SearchSpace
-from pipeline.runtime.ray_tune import Sweep, _informed, _scheduler, _Source
 from pipeline.runtime.tune_records import TrialRecord, TrialRecords
 from pipeline.runtime.tune_trial import sweep_config
 
@@ -50,12 +49,19 @@ class FakeTrial:
     status: str = "RUNNING"
 
 
-def source(folder: Path) -> tuple[_Source, TrialRecords, Told]:
+def _ray_tune() -> Any:
+    # Not above: Ray reads its environment when it is imported, and a cluster of another test wants a token in it.
+    from pipeline.runtime import ray_tune
+
+    return ray_tune
+
+
+def source(folder: Path) -> tuple[Any, TrialRecords, Told]:
     config = sweep_config(build_preset("smoke"), SPACE)
-    sweep = Sweep(config=config, space=SPACE, root=folder, directory=folder)
+    sweep = _ray_tune().Sweep(config=config, space=SPACE, root=folder, directory=folder)
     records = TrialRecords(folder / "trials", SPACE)
     told = Told(records)
-    return _Source(sweep, records, told), records, told
+    return _ray_tune()._Source(sweep, records, told), records, told
 
 
 def result(steps: int, rung: int, score: float = 0.5) -> dict[str, Any]:
@@ -127,7 +133,7 @@ def test_schedulers_compare_at_every_rung(scheduler: str) -> None:
         rungs=(100, 110),
         space={RANK: Distribution(grid=(2, 3, 4))},
     )
-    rule = _scheduler(space)
+    rule = _ray_tune()._scheduler(space)
     waiting = FakeTrial("waiting", status="PENDING")
     controller: Any = SimpleNamespace(get_live_trials=lambda: [waiting])
     trials: list[Any] = [FakeTrial(str(number)) for number in range(5)]
@@ -154,7 +160,7 @@ def test_a_continued_sweep_compares_with_the_trials_before(scheduler: str, tmp_p
     for number, score in enumerate((0.5, 0.6, 0.7)):
         kept = {"steps": 100.0, "score": score, "deployed_parameters": 1.0, "seconds": 1.0}
         records.put(TrialRecord(number=number, values={RANK: number}, state="stopped", results=(kept,)))
-    rule = _informed(_scheduler(space), records)
+    rule = _ray_tune()._informed(_ray_tune()._scheduler(space), records)
     controller: Any = SimpleNamespace(get_live_trials=list)
     worse, better = FakeTrial("worse"), FakeTrial("better")
     for trial in (worse, better):
