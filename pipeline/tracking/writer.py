@@ -102,10 +102,15 @@ class RunWriter:
             self.store.experiment_id, start_time=self._header["ms"], run_name=self._header["name"], tags=tags
         )
         # A server that was stopped may have made the run of a request that was given up: one of them goes.
-        kept = self._find()
-        for twin in self._find_all(self._header["key"]):
-            if twin.info.run_id != kept.info.run_id:
-                client.delete_run(twin.info.run_id)
+        # Twins began at the same millisecond; a run of the same key that did not is another attempt, delivered late.
+        twins = [
+            run
+            for run in self._find_all(self._header["key"])
+            if (run.info.start_time, run.info.run_name) == (self._header["ms"], self._header["name"])
+        ]
+        kept, *others = sorted(twins, key=lambda run: str(run.info.run_id))
+        for twin in others:
+            client.delete_run(twin.info.run_id)
         self._send_batch([], {"params": self._header["params"], "tags": {}}, run_id=kept.info.run_id)
         return str(kept.info.run_id)
 

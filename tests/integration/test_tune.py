@@ -14,7 +14,8 @@ import pytest
 
 from tests.drivers import ROOT, Driver, start_driver
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+# Whole sweeps, one of them killed: many minutes, so `make chaos` runs them.
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
 KILLED = """
 metric: cider_d
