@@ -32,20 +32,14 @@ def build_methods(context: MethodContext) -> dict[MethodName, Method]:
     return {name: _BUILDERS[name](context) for name in context.config.evaluate.methods}
 
 
-def _semi(context: MethodContext, control: Control | None = None) -> SemiMethod:
+def _semi(context: MethodContext, control: Control | None = None, *, tuned: bool = True) -> SemiMethod:
     integrate = context.config.integrate
     return SemiMethod(
         semi=context.semi,
         llm=context.llm,
-        finetuning=integrate.finetune,
+        finetuning=integrate.finetune if tuned else FinetuneConfig(steps=0),
         chunk=integrate.chunk,
         control=control,
-    )
-
-
-def _semi_no_finetune(context: MethodContext) -> SemiMethod:
-    return SemiMethod(
-        semi=context.semi, llm=context.llm, finetuning=FinetuneConfig(steps=0), chunk=context.config.integrate.chunk
     )
 
 
@@ -118,7 +112,7 @@ _BUILDERS: dict[MethodName, Build] = {
     "semi_random_embeddings": lambda context: _semi(context, random_embeddings),
     "semi_other_support": lambda context: _semi(context, OtherSupport(training_supports=context.training_supports)),
     "average_adapter": _average_adapter,
-    "semi_no_finetune": _semi_no_finetune,
+    "semi_no_finetune": partial(_semi, tuned=False),
     "scratch": partial(_trained, from_scratch=True),
     "limber": _limber,
     "finetuned_projector": partial(_trained, from_scratch=False),
