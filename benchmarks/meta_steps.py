@@ -73,18 +73,18 @@ def measure_floor(world: World, rounds: int) -> dict[str, Any]:
         """As the loop runs it where a core is free: the next step's data are made in a thread meanwhile."""
         engine.update(task.losses(engine.module, ahead.take()).mean(), OPTIM.learning_rate)
 
+    # Large batches leave the processor's caches, small ones cost calls: the floor is the fastest of three.
+    divisions = {1, -(-tokens["forwards"] // 2), tokens["forwards"]}
     runs: dict[str, Run] = {
         "step": our_update(task, engine, device),
         "prefetched": prefetched,
-        "floor_at_once": bare_llm(world, captions, parts=1),
-        "floor_in_parts": bare_llm(world, captions, parts=tokens["forwards"]),
+        **{f"floor_in_{parts}": bare_llm(world, captions, parts=parts) for parts in sorted(divisions)},
         "prepare": lambda step: task.prepare(step, slots, device),
         "own": own_part,
     }
     with Prefetcher(lambda step: task.prepare(step, slots, device), range(rounds + 2)) as ahead:
         seconds = take_turns(runs, rounds, device)
-    # Large batches leave the processor's caches, small ones cost calls: the faster of both is the floor.
-    seconds["floor"] = min(seconds.pop("floor_at_once"), seconds.pop("floor_in_parts"), key=statistics.median)
+    seconds["floor"] = min((seconds.pop(f"floor_in_{parts}") for parts in divisions), key=statistics.median)
     figures: dict[str, Any] = medians(seconds) | tokens
     figures["step_over_floor"] = statistics.median(np.divide(seconds["step"], seconds["floor"]))
     figures["prefetched_over_floor"] = statistics.median(np.divide(seconds["prefetched"], seconds["floor"]))

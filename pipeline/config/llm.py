@@ -19,9 +19,10 @@ class LLMExecutionConfig:
 
     max_padding: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Largest share of padding among the tokens of a step: captions are grouped by length until it holds."""
-    max_forward_tokens: PositiveInt = 16384
+    max_forward_tokens: PositiveInt | None = None
     """Most tokens of one forward; larger steps run in several, each followed by its backward pass, so this bounds the
-    memory of activations and logits."""
+    memory of activations and logits. None: 16,384 on a GPU; on a CPU as many as have their logits in 16 MiB, at least
+    256."""
     padding_side: Literal["right", "left"] = "right"
     """Side of the padding between rows of a forward."""
     activation_checkpointing: bool = False

@@ -16,6 +16,17 @@ from itertools import pairwise
 Bucket = list[int]
 """Row indices of one forward."""
 
+_MOST_TOKENS = 16384
+_CPU_TOKENS = 256
+_CPU_LOGITS = 2**22
+"""16 MiB of float32. From 32 MiB on glibc takes fresh pages from the kernel for every logits tensor, and activations
+have left the processor's caches by then; below 256 tokens matrix products lose efficiency (docs/meta_training.md)."""
+
+
+def forward_tokens(device_type: str, vocabulary: int) -> int:
+    """Tokens of a forward above which it should be cut, for a device (`torch.device.type`) and size of the logits."""
+    return max(_CPU_TOKENS, min(_CPU_LOGITS // vocabulary, _MOST_TOKENS)) if device_type == "cpu" else _MOST_TOKENS
+
 
 def plan_buckets(lengths: Sequence[int], *, max_padding: float, max_tokens: int) -> list[Bucket]:
     """Batches of rows with at most `max_padding` of all fed tokens as padding, longest rows first.

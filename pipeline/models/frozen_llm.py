@@ -35,7 +35,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.config.schema import LLMConfig
 from pipeline.encoders.folder import files_fingerprint, model_folder
-from pipeline.models.buckets import plan_buckets, split_to
+from pipeline.models.buckets import forward_tokens, plan_buckets, split_to
 from pipeline.models.prefix_cache import prefix_cache
 from pipeline.models.prompt import encode_prompt
 
@@ -119,7 +119,8 @@ class FrozenLLM(nn.Module):
         plan = plan_buckets(
             [self.fed_tokens(length, soft_tokens=soft_tokens) for length in caption_lengths],
             max_padding=execution.max_padding,
-            max_tokens=execution.max_forward_tokens,
+            max_tokens=execution.max_forward_tokens
+            or forward_tokens(self._prefix_P.device.type, self.model.config.get_text_config().vocab_size),
         )
         return split_to(plan, self.agree_on_forwards(len(plan)))
 

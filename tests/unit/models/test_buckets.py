@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.buckets import padding_share, plan_buckets, split_to
+from pipeline.models.buckets import forward_tokens, padding_share, plan_buckets, split_to
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=80)
 
@@ -60,3 +60,10 @@ def test_equal_lengths_are_one_batch() -> None:
 def test_longest_rows_come_first(max_padding: float) -> None:
     buckets = plan_buckets([3, 30, 3, 90], max_padding=max_padding, max_tokens=1000)
     assert buckets == [[3], [1], [0, 2]]
+
+
+def test_forwards_are_cut_where_logits_would_leave_the_allocator() -> None:
+    """16 MiB of float32 logits on a CPU, at least 256 tokens; a GPU takes large ones."""
+    sizes = {vocabulary: forward_tokens("cpu", vocabulary) for vocabulary in (64, 512, 16_384, 128_256)}
+    assert sizes == {64: 16_384, 512: 8_192, 16_384: 256, 128_256: 256}
+    assert forward_tokens("cuda", 128_256) == 16_384
