@@ -110,6 +110,10 @@ def run_job(main: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
+_INSTANT_S = 0.05
+"""What takes less found its work done: a throughput would say nothing."""
+
+
 @contextmanager
 def stage_progress(title: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
     """One progress line of a stage, with throughput and time left; a single closing line where there is no terminal."""
@@ -133,7 +137,9 @@ def stage_progress(title: str, total: int | None = None, unit: str = "") -> Iter
         yield advance
     seconds = time.monotonic() - started
     done, note = int(state.completed), state.fields["note"]
-    figures = f"{done:,} {unit}".strip() + f"  {done / max(seconds, 1e-9):,.1f}/s" if done else ""
+    figures = f"{done:,} {unit}".strip() if done else ""
+    if done and seconds > _INSTANT_S:
+        figures += f"  {done / seconds:,.1f}/s"
     console.print(f"{title:<22} {seconds:7.1f} s  {figures}  {note}".rstrip(), markup=False, soft_wrap=True)
 
 

@@ -118,7 +118,10 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], io.StringIO]:
     return make
 
 
-def test_progress_without_a_terminal_is_one_line(screen: Callable[[bool], io.StringIO]) -> None:
+def test_progress_without_a_terminal_is_one_line(
+    screen: Callable[[bool], io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_cli, "_INSTANT_S", 0.0)
     output = screen(False)
     with _cli.stage_progress("extract image", total=40, unit="samples") as advance:
         for _ in range(4):
@@ -127,6 +130,16 @@ def test_progress_without_a_terminal_is_one_line(screen: Callable[[bool], io.Str
     assert output.getvalue().count("\n") == 1
     for part in ("extract image", " s  40 samples  ", "/s", "loss 1.25"):
         assert part in output.getvalue()
+
+
+def test_work_that_was_found_done_has_no_throughput(
+    screen: Callable[[bool], io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_cli, "_INSTANT_S", 3600.0)
+    output = screen(False)
+    with _cli.stage_progress("prepare", unit="samples") as advance:
+        advance(40)
+    assert "40 samples" in output.getvalue() and "/s" not in output.getvalue()
 
 
 def test_progress_on_a_terminal_shows_a_bar_and_ends_in_the_same_line(screen: Callable[[bool], io.StringIO]) -> None:
