@@ -114,6 +114,13 @@ _INSTANT_S = 0.05
 """What takes less found its work done: a throughput would say nothing."""
 
 
+def throughput(done: int, seconds: float) -> str:
+    """How fast units were done, for the closing line of a stage: a rate, or seconds of one where they are slow."""
+    if seconds < _INSTANT_S:
+        return ""
+    return f"  {done / seconds:,.1f}/s" if done > seconds / 10 else f"  {seconds / done:,.0f} s each"
+
+
 @contextmanager
 def stage_progress(title: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
     """One progress line of a stage, with throughput and time left; a single closing line where there is no terminal."""
@@ -137,9 +144,7 @@ def stage_progress(title: str, total: int | None = None, unit: str = "") -> Iter
         yield advance
     seconds = time.monotonic() - started
     done, note = int(state.completed), state.fields["note"]
-    figures = f"{done:,} {unit}".strip() if done else ""
-    if done and seconds > _INSTANT_S:
-        figures += f"  {done / seconds:,.1f}/s"
+    figures = f"{done:,} {unit}".strip() + throughput(done, seconds) if done else ""
     console.print(f"{title:<22} {seconds:7.1f} s  {figures}  {note}".rstrip(), markup=False, soft_wrap=True)
 
 

@@ -132,14 +132,12 @@ def test_progress_without_a_terminal_is_one_line(
         assert part in output.getvalue()
 
 
-def test_work_that_was_found_done_has_no_throughput(
-    screen: Callable[[bool], io.StringIO], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_cli, "_INSTANT_S", 3600.0)
-    output = screen(False)
-    with _cli.stage_progress("prepare", unit="samples") as advance:
-        advance(40)
-    assert "40 samples" in output.getvalue() and "/s" not in output.getvalue()
+@pytest.mark.parametrize(
+    ("done", "seconds", "said"),
+    [(42_197, 0.003, ""), (1_000, 136.1, "  7.3/s"), (8, 357.5, "  45 s each"), (30, 300.0, "  10 s each")],
+)
+def test_throughput_is_said_in_readable_units(done: int, seconds: float, said: str) -> None:
+    assert _cli.throughput(done, seconds) == said
 
 
 def test_progress_on_a_terminal_shows_a_bar_and_ends_in_the_same_line(screen: Callable[[bool], io.StringIO]) -> None:
