@@ -27,6 +27,10 @@ Tuned = Literal["all", "first_layer", "last_layer", "biases"]
 """Values of `FinetuneConfig.tuned`."""
 
 
+class DivergedError(ValueError):
+    """The loss is no number any more: these settings do not train."""
+
+
 def finetune(
     projector: Projector, llm: FrozenLLM, support: SupportSet, config: FinetuneConfig, *, seed: int
 ) -> Projector:
@@ -108,7 +112,7 @@ class _Fit:
             rows = [positions[place] for place in batch]
             loss = self.llm.token_losses(tuned(embeddings_KE[rows]), [self.ids[row] for row in rows]).mean()
             if not torch.isfinite(loss):
-                raise ValueError(
+                raise DivergedError(
                     f"fine-tuning on {self.support.modality!r} diverged at step {step}: lower finetune.learning_rate "
                     f"(now {config.learning_rate})"
                 )
