@@ -146,20 +146,20 @@ def integrate_own(config: ExperimentConfig, own: OwnData, root: Path, run_dir: P
         chunk=config.integrate.chunk,
     )
     began = time.perf_counter()
-    projector = method.project(support, _seed(config, own))
+    tuned = method.project(support, _seed(config, own))
     card = adapter_card(
         config,
         own.dataset,
         manifest,
         support,
-        projector,
+        tuned,
         root=root,
         seconds=time.perf_counter() - began,
         draw=own.draw,
         identity=identity,
     )
-    scores = _scores(config, test[0], projector, llm) if test else {}
-    save_adapter(directory, projector, replace(card, license=own.license, scores=scores))
+    scores = _scores(config, test[0], tuned.projector, llm) if test else {}
+    save_adapter(directory, tuned.projector, replace(card, license=own.license, scores=scores))
     return result
 
 
