@@ -159,6 +159,6 @@ def read_draw(models: RunModels, place: Place, draw: int) -> SupportSet:
     return read_support(rows, draw_support(positions, shots, place.config.seed, draw, dataset=place.dataset))
 
 
-def fit_seed(place: Place, draw: int, seed: int) -> int:
+def fit_seed(config: ExperimentConfig, draw: int, seed: int) -> int:
     """The seed that a method is given; seed 0 is that of the adapters that `integrate` makes."""
-    return int(fingerprint((place.config.seed, draw, seed)), 16) >> 1
+    return int(fingerprint((config.seed, draw, seed)), 16) >> 1

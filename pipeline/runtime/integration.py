@@ -55,7 +55,7 @@ def make_adapter(cell: AdapterCell) -> Path:
     """Make an adapter, or find it finished; returns its folder."""
     place = cell.place
     identity = fingerprint((place.fingerprint, cell.name))
-    if _holds(cell.directory, identity):
+    if holds_adapter(cell.directory, identity):
         return cell.directory
     models = run_models(place)
     support = read_draw(models, place, cell.draw)
@@ -63,7 +63,7 @@ def make_adapter(cell: AdapterCell) -> Path:
     if not isinstance(method, SemiMethod):
         raise ValueError("evaluate.methods must contain 'semi' for the integrate stage")
     began = time.perf_counter()
-    made = method.project(support, fit_seed(place, cell.draw, 0))
+    made = method.project(support, fit_seed(place.config, cell.draw, 0))
     config = place.config
     dataset = next(one for one in config.datasets if one.name == place.dataset)
     card = adapter_card(
@@ -81,7 +81,8 @@ def make_adapter(cell: AdapterCell) -> Path:
     return cell.directory
 
 
-def _holds(directory: Path, identity: str) -> bool:
+def holds_adapter(directory: Path, identity: str) -> bool:
+    """Whether a folder holds the adapter of exactly this identity, whole."""
     try:
         return load_adapter(directory)[1].config_fingerprint == identity
     except ValueError:  # none there, or one of another format: it is made again
@@ -92,7 +93,7 @@ def made_adapter(
     cell: AdapterCell, llm: FrozenLLM, support: SupportSet, stage_fingerprint: str
 ) -> tuple[ProjectorCaptioner, float] | None:
     """The captioner of an adapter that `integrate` made of exactly this, and the seconds that it took."""
-    if not _holds(cell.directory, fingerprint((stage_fingerprint, cell.name))):
+    if not holds_adapter(cell.directory, fingerprint((stage_fingerprint, cell.name))):
         return None
     projector, card = load_adapter(cell.directory)
     check_fits(card, input_width=support.embeddings_KE.shape[1], llm_width=llm.width)
