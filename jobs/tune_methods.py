@@ -91,6 +91,7 @@ def write_results(
     for name, kind in (("score", pa.float64()), ("error", pa.string())):  # also where every cell is empty
         schema = schema.set(schema.get_field_index(name), pa.field(name, kind))
     pq.write_table(pa.Table.from_pylist(rows, schema), folder / "trials.parquet")
+    (folder / "best.yaml").unlink(missing_ok=True)  # of an earlier search
     best: dict[MethodName, tuple[Trial, float]] = {}
     tree: dict[str, Any] = {}
     for method in dict.fromkeys(trial.method for trial in todo):

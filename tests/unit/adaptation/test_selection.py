@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.adaptation.finetune import Tuned, finetune
+from pipeline.adaptation.finetune import DivergedError, Tuned, finetune
 from pipeline.adaptation.selection import best_candidate, selection_splits, step_candidates
 from pipeline.config.load import ConfigError, load_config
 from pipeline.config.schema import FinetuneConfig
@@ -87,6 +87,12 @@ def test_the_steps_that_were_made_are_told(llm: FrozenLLM) -> None:
     assert finetune(_projector(llm), llm, support, STEPS, seed=0).steps == 8
     assert finetune(_projector(llm), llm, support, replace(STEPS, min_epochs=5.0), seed=0).steps == 13
     assert finetune(_projector(llm), llm, support, replace(STEPS, steps=0), seed=0).steps == 0
+
+
+def test_a_loss_that_is_no_number_is_a_divergence(llm: FrozenLLM) -> None:
+    wild = replace(STEPS, learning_rate=1e38)
+    with pytest.raises(DivergedError, match=r"'radar' diverged at step \d: lower finetune.learning_rate"):
+        finetune(_projector(llm), llm, make_support(), wild, seed=0)
 
 
 def test_low_rank_updates_have_no_biases_to_tune() -> None:

@@ -52,6 +52,7 @@ def test_a_lost_trial_is_a_row_with_its_reason_and_never_the_best(tmp_path: Path
 
 
 def test_no_winner_at_all_is_an_error_that_names_the_first_reason(tmp_path: Path) -> None:
+    (tmp_path / "best.yaml").write_text("seed: 1")
     everything = [(trial.method, trial.number) for trial in TODO]
     with pytest.raises(ValueError, match="every trial was lost; the first one: it diverged"):
         write_results(tmp_path, TODO, outcomes(*everything))
