@@ -1,11 +1,14 @@
 """Search the settings of every tunable method by the same number of trials, on validation modalities.
 
 In: trained stages of a run whose `validation` names modalities that they did not read.
-Out: `<run>/tune_methods/{trials.parquet,best.yaml}`; `--config best.yaml --preset NAME` takes the winners.
+Out: `<run>/tune_methods/{trials.parquet,best.yaml}`; `--config best.yaml --preset NAME` takes the winners. A trial that
+fails, by divergence or otherwise, is a row without a score and with its reason.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -15,7 +18,7 @@ import yaml
 
 from jobs._cli import job_parser, run_job, stage_progress
 from jobs._run import Run, open_run, run_stage
-from pipeline.adaptation.tuning import BUDGETS, SPACE, Trial, best_trial, require_validation, trials
+from pipeline.adaptation.tuning import BUDGETS, SPACE, Outcome, Trial, best_trial, require_validation, trials
 from pipeline.config.artifacts import write_text_atomic
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import ExperimentConfig, MethodName
@@ -37,53 +40,70 @@ def run(run: Run, *, count: int, shots: int, draws: int) -> None:
     identity = fingerprint((upstream, count, [dict(trial.overrides) for trial in todo]))
 
     def work(tracked: Tracker) -> dict[str, Any]:
-        scores = _search(run, config, todo, upstream)
-        best = _write(run.directory / "tune_methods", todo, scores)
-        tracked.log_metrics({f"best/{method}": scores[method, trial.number] for method, trial in best.items()})
-        return {"trials": len(scores)}
+        outcomes = _search(run, config, todo, upstream)
+        best = write_results(run.directory / "tune_methods", todo, outcomes)
+        tracked.log_metrics({f"best/{method}": score for method, (_, score) in best.items()})
+        return {"trials": len(outcomes)}
 
     run_stage(run, "tune_methods", identity, work)
 
 
-Scores = dict[tuple[MethodName, int], float]
-"""By method and number of the trial."""
+Key = tuple[MethodName, int]
+"""A method and the number of one of its trials."""
 
 
-def _search(run: Run, config: ExperimentConfig, todo: list[Trial], upstream: str) -> Scores:
+def _search(run: Run, config: ExperimentConfig, todo: Sequence[Trial], upstream: str) -> dict[Key, Outcome]:
     from pipeline.runtime.trials import TrialTask, run_trial
 
     tasks = [
         TrialTask(config=config, root=run.root, run_dir=run.directory, identity=upstream, trial=trial) for trial in todo
     ]
-    scores: Scores = {}
+    outcomes: dict[Key, Outcome] = {}
     with stage_progress("tune methods", total=len(tasks), unit="trials") as advance:
 
-        def on_done(task: TrialTask, score: float) -> None:
-            scores[task.trial.method, task.trial.number] = score
-            advance(note=f"{task.trial.method} {score:.3f}")
+        def on_done(task: TrialTask, outcome: Outcome) -> None:
+            outcomes[task.trial.method, task.trial.number] = outcome
+            if outcome.score is None:
+                print(f"warning: {task.trial.method}, trial {task.trial.number}: {outcome.error}", file=sys.stderr)
+            advance(note=f"{task.trial.method} {'lost' if outcome.score is None else f'{outcome.score:.3f}'}")
 
         fan_out(run_trial, tasks, runtime=config.runtime, root=run.root, on_done=on_done, verbose=run.verbose)
-    return scores
+    return outcomes
 
 
-def _write(folder: Path, todo: list[Trial], scores: Scores) -> dict[MethodName, Trial]:
-    """The table of all trials and the winners' settings; returns the winners."""
+def write_results(
+    folder: Path, todo: Sequence[Trial], outcomes: Mapping[Key, Outcome]
+) -> dict[MethodName, tuple[Trial, float]]:
+    """Write the table of all trials and the winners' settings; return the winners and their scores.
+
+    A method that lost every trial has no winner: its settings stay the preset's.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    done = [(trial, scores[trial.method, trial.number]) for trial in todo]
-    best = {method: best_trial([entry for entry in done if entry[0].method == method]) for method in BUDGETS}
+    done = [(trial, outcomes[trial.method, trial.number]) for trial in todo]
     rows = [
-        {"method": trial.method, "trial": trial.number, "score": score}
+        {"method": trial.method, "trial": trial.number, "score": outcome.score, "error": outcome.error}
         | dict(zip(SPACE, trial.overrides.values(), strict=True))
-        for trial, score in done
+        for trial, outcome in done
     ]
-    pq.write_table(pa.Table.from_pylist(rows), folder / "trials.parquet")
+    schema = pa.Table.from_pylist(rows).schema
+    for name, kind in (("score", pa.float64()), ("error", pa.string())):  # also where every cell is empty
+        schema = schema.set(schema.get_field_index(name), pa.field(name, kind))
+    pq.write_table(pa.Table.from_pylist(rows, schema), folder / "trials.parquet")
+    (folder / "best.yaml").unlink(missing_ok=True)  # of an earlier search
+    best: dict[MethodName, tuple[Trial, float]] = {}
     tree: dict[str, Any] = {}
-    for trial in best.values():
-        for path, value in trial.overrides.items():
+    for method in dict.fromkeys(trial.method for trial in todo):
+        winner = best_trial([entry for entry in done if entry[0].method == method])
+        if winner is None:
+            continue
+        best[method] = winner, outcomes[method, winner.number].score or 0.0
+        for path, value in winner.overrides.items():
             *sections, leaf = path.split(".")
             reduce(lambda inner, key: inner.setdefault(key, {}), sections, tree)[leaf] = value
+    if not best:
+        raise ValueError(f"every trial was lost; the first one: {done[0][1].error}")
     write_text_atomic(folder / "best.yaml", yaml.safe_dump(tree, sort_keys=False))
     return best
 

@@ -74,7 +74,7 @@ class AdapterCard:
     soft_tokens: int
     """S."""
     finetune_steps: int
-    """Gradient steps after merging."""
+    """Gradient steps made after merging: as many as selection inside the support chose, where it chooses."""
     seconds: float
     """What generating, merging and fine-tuning took."""
     support_ids: tuple[str, ...]

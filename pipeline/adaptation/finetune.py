@@ -1,6 +1,6 @@
 """Gradient steps of a projector on a support set (METHOD section 2.3).
 
-In: a projector that reads the encoder's embeddings, the frozen LLM, K pairs.  Out: a trained copy.
+In: a projector that reads the encoder's embeddings, the frozen LLM, K pairs.  Out: a trained copy and its steps.
 The number of steps is fixed beforehand or chosen by pairs of the support that are kept out: nothing outside the K pairs
 is looked at. Every run follows the schedule of `steps` updates, so a smaller number is a point of the same run.
 """
@@ -27,9 +27,23 @@ Tuned = Literal["all", "first_layer", "last_layer", "biases"]
 """Values of `FinetuneConfig.tuned`."""
 
 
+class DivergedError(ValueError):
+    """The loss is no number any more: these settings do not train."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Finetuned:
+    """What came of fine-tuning."""
+
+    projector: Projector
+    """The trained copy."""
+    steps: int
+    """Updates that it has had: the configured ones, or those that selection chose."""
+
+
 def finetune(
     projector: Projector, llm: FrozenLLM, support: SupportSet, config: FinetuneConfig, *, seed: int
-) -> Projector:
+) -> Finetuned:
     """Train a copy of `projector` on the pairs; epochs over shuffled pairs, the last batch of an epoch kept.
 
     Parameters that `config.tuned` leaves out have no gradients in the result.
@@ -38,7 +52,7 @@ def finetune(
     fit = _Fit(projector=projector, llm=llm, support=support, config=config, seed=seed, ids=_token_ids(llm, support))
     splits = selection_splits(support.shots, config, seed)
     if not splits:
-        return fit.train(range(support.shots), config.steps)
+        return Finetuned(projector=fit.train(range(support.shots), config.steps), steps=config.steps)
     candidates = step_candidates(config.steps)
     losses = [0.0] * len(candidates)
     for split in splits:
@@ -49,7 +63,8 @@ def finetune(
 
         fit.train(split.fitted, config.steps, at=candidates, look=score)
         losses = [total + loss for total, loss in zip(losses, scores, strict=True)]
-    return fit.train(range(support.shots), best_candidate(candidates, losses))
+    steps = best_candidate(candidates, losses)
+    return Finetuned(projector=fit.train(range(support.shots), steps), steps=steps)
 
 
 def choose_tuned(projector: Projector, tuned: Tuned) -> None:
@@ -108,7 +123,7 @@ class _Fit:
             rows = [positions[place] for place in batch]
             loss = self.llm.token_losses(tuned(embeddings_KE[rows]), [self.ids[row] for row in rows]).mean()
             if not torch.isfinite(loss):
-                raise ValueError(
+                raise DivergedError(
                     f"fine-tuning on {self.support.modality!r} diverged at step {step}: lower finetune.learning_rate "
                     f"(now {config.learning_rate})"
                 )

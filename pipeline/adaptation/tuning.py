@@ -47,6 +47,16 @@ class Trial:
     """Dotted path of a field -> value."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a trial: a score, or a reason why there is none."""
+
+    score: float | None = None
+    """On the validation modalities; None: lost."""
+    error: str | None = None
+    """Why it was lost."""
+
+
 def trials(method: MethodName, count: int, seed: int) -> list[Trial]:
     """The first `count` points of a scrambled Halton sequence; every method of a seed gets the same points."""
     points = qmc.Halton(d=len(SPACE), rng=seed).random(count)
@@ -63,9 +73,10 @@ def trials(method: MethodName, count: int, seed: int) -> list[Trial]:
     ]
 
 
-def best_trial(done: Sequence[tuple[Trial, float]]) -> Trial:
-    """The trial with the highest score; the earliest one of equals."""
-    return max(done, key=lambda entry: (entry[1], -entry[0].number))[0]
+def best_trial(done: Sequence[tuple[Trial, Outcome]]) -> Trial | None:
+    """The trial with the highest score; the earliest one of equals. None where all are lost."""
+    scored = [(outcome.score, -trial.number, trial) for trial, outcome in done if outcome.score is not None]
+    return max(scored, key=lambda entry: entry[:2])[2] if scored else None
 
 
 def require_validation(config: ExperimentConfig) -> None:

@@ -216,23 +216,7 @@ def _label_ends(axis: Any, summary: Summary, dataset: str | None, methods: Seque
     low, high = axis.get_ylim()
     places = spread(heights, 0.062 * (high - low), low, high)
     for method, cell, height, place in zip(methods, ends, heights, places, strict=True):
-        name = axis.annotate(
-            _label(method),
-            (cell.pairs, height),
-            xytext=(1.03, place),
-            textcoords=("axes fraction", "data"),
-            va="center",
-            fontsize=9,
-            weight="bold" if method == summary.focus else "normal",
-            color=family_of(method).colour,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": family_of(method).colour,
-                "linewidth": 0.6,
-                "alpha": 0.6,
-                "relpos": (0, 0.5),
-            },
-        )
+        name = _name_beside(axis, method, (cell.pairs, height), place, focus=summary.focus, size=9, line=(0.6, 0.6))
         name.set_in_layout(False)
 
 
@@ -240,23 +224,32 @@ def _label_points(axis: Any, methods: Sequence[str], x: dict[str, float], means:
     low, high = axis.get_ylim()
     places = spread([means[method] for method in methods], 0.046 * (high - low), low, high)
     for method, place in zip(methods, places, strict=True):
-        axis.annotate(
-            _label(method),
-            (x[method], means[method]),
-            xytext=(1.03, place),
-            textcoords=("axes fraction", "data"),
-            va="center",
-            fontsize=8.5,
-            weight="bold" if method == focus else "normal",
-            color=family_of(method).colour,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": family_of(method).colour,
-                "linewidth": 0.5,
-                "alpha": 0.4,
-                "relpos": (0, 0.5),
-            },
-        )
+        _name_beside(axis, method, (x[method], means[method]), place, focus=focus, size=8.5, line=(0.5, 0.4))
+
+
+def _name_beside(
+    axis: Any,
+    method: str,
+    point: tuple[float, float],
+    height: float,
+    *,
+    focus: str,
+    size: float,
+    line: tuple[float, float],
+) -> Any:
+    """A method's name to the right of the axes, with a line (width, alpha) to its point."""
+    colour, (width, alpha) = family_of(method).colour, line
+    return axis.annotate(
+        _label(method),
+        point,
+        xytext=(1.03, height),
+        textcoords=("axes fraction", "data"),
+        va="center",
+        fontsize=size,
+        weight="bold" if method == focus else "normal",
+        color=colour,
+        arrowprops={"arrowstyle": "-", "color": colour, "linewidth": width, "alpha": alpha, "relpos": (0, 0.5)},
+    )
 
 
 def _headline(drawn: Any, text: str) -> None:

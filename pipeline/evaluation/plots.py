@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.evaluation.figures import BLUE, GREY, INK, SKY, figure
 from pipeline.evaluation.protocol import Estimate, Scores
 from pipeline.evaluation.results import shots_label
-from pipeline.evaluation.summary import LABELS, Cell, Summary
+from pipeline.evaluation.summary import LABELS, Summary
 
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _PANEL_COLUMNS = 3
@@ -34,19 +34,18 @@ class Curve:
 def plot_accuracy(summary: Summary, shots: int | None, path: Path) -> None:
     """One panel a modality and one for their mean; methods from best to worst by that mean, with whiskers.
 
-    Where no dataset has attributes, CIDEr-D takes the place of attribute accuracy.
+    Where `summary.exact` is not, CIDEr-D takes the place of attribute accuracy.
     """
-    means = {method: cell for (method, size), cell in summary.means.items() if size == shots}
-    exact = all(cell.attribute_accuracy is not None for cell in means.values())
-    shown = {method: estimate for method, cell in means.items() if (estimate := _estimate(cell, exact))}
+    exact = summary.exact
+    shown = {method: cell.score(exact) for (method, size), cell in summary.means.items() if size == shots}
     if not shown:
         there = ", ".join(map(shots_label, summary.shots))
         raise ValueError(f"there are no results at {shots_label(shots)} shots; there are at {there}")
     methods = sorted(shown, key=lambda method: shown[method].mean)
     panels = [(f"mean of {len(summary.datasets)} modalities", shown)] if len(summary.datasets) > 1 else []
     for dataset in summary.datasets:
-        cells = {method: summary.cells.get((dataset, method, shots)) for method in methods}
-        found = {m: estimate for m, cell in cells.items() if cell and (estimate := _estimate(cell, exact))}
+        keys = {method: (dataset, method, shots) for method in methods}
+        found = {method: summary.cells[key].score(exact) for method, key in keys.items() if key in summary.cells}
         if found:
             panels.append((dataset, found))
     columns = min(len(panels), _PANEL_COLUMNS)
@@ -151,7 +150,3 @@ def _limit_spikes(axis: Any, raw: Sequence[Scores], smoothed: Sequence[Scores]) 
     low, high = np.quantile(finite, [0.002, 0.998])
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     axis.set_ylim(low - margin, high + margin)
-
-
-def _estimate(cell: Cell, exact: bool) -> Estimate | None:
-    return cell.attribute_accuracy if exact else cell.cider_d

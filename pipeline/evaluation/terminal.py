@@ -16,7 +16,7 @@ from pipeline.evaluation.summary import Summary
 
 def results_table(summary: Summary) -> Table:
     """Methods from best to worst on the mean over modalities, support size by support size, the focus in bold."""
-    exact = any(cell.attribute_accuracy for cell in summary.means.values())
+    exact = summary.exact
     title = f"Mean over {len(summary.datasets)} held-out modalities: {', '.join(summary.datasets)}"
     note = f"[low, high]: {summary.confidence:.0%} bootstrap; differences paired by draw and test sample"
     table = Table(
@@ -44,7 +44,7 @@ def results_table(summary: Summary) -> Table:
         difference = (signed(pair.attribute_accuracy, 3) if exact else signed(pair.cider_d, 1)) if pair else ""
         table.add_row(
             label(method),
-            escape(interval(cell.attribute_accuracy, 3) if exact else interval(cell.cider_d, 1)),
+            escape(interval(cell.score(exact), 3 if exact else 1)),
             f"{cell.cider_d.mean:.1f}" if exact else f"{cell.bleu_4:.1f}",
             escape(difference),
             style="bold" if method == summary.focus else None,

@@ -19,6 +19,7 @@ from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import ExperimentConfig, MethodName, Shots
 from pipeline.evaluation.protocol import Rows, draw_support
 from pipeline.models.frozen_llm import FrozenLLM
+from pipeline.training.requirements import split_sizes
 from pipeline.training.sources import SplitRows, open_splits
 from pipeline.training.stages import load_projector, load_semi
 
@@ -55,15 +56,13 @@ def places(config: ExperimentConfig, root: Path, run_dir: Path, stage_fingerprin
 
     Raises `ValueError` where that leaves a modality without a size, or where it has no test rows.
     """
-    sizes = {
-        (rows.split, rows.modality, rows.encoder): len(rows)
-        for rows in open_splits(config, root, run_dir, role=config.evaluate.on, splits=("train", "test"))
-    }
     found = []
     for dataset in config.datasets_of(config.evaluate.on):
+        # Of all encoders: the models' processes open them all.
+        sizes = [split_sizes(config, run_dir, dataset, encoder) for encoder in dataset.encoders]
         for number, encoder in enumerate(dataset.encoders[: config.integrate.encoders]):
-            shots = _possible(config.integrate.shots, sizes["train", dataset.name, encoder.name], dataset.name)
-            if not sizes["test", dataset.name, encoder.name]:
+            shots = _possible(config.integrate.shots, sizes[number].get("train", 0), dataset.name)
+            if not sizes[number].get("test", 0):
                 raise ValueError(f"{dataset.name}: the test split has no rows; mark some with split `test`")
             found += [
                 Place(
@@ -160,6 +159,6 @@ def read_draw(models: RunModels, place: Place, draw: int) -> SupportSet:
     return read_support(rows, draw_support(positions, shots, place.config.seed, draw, dataset=place.dataset))
 
 
-def fit_seed(place: Place, draw: int, seed: int) -> int:
+def fit_seed(config: ExperimentConfig, draw: int, seed: int) -> int:
     """The seed that a method is given; seed 0 is that of the adapters that `integrate` makes."""
-    return int(fingerprint((place.config.seed, draw, seed)), 16) >> 1
+    return int(fingerprint((config.seed, draw, seed)), 16) >> 1

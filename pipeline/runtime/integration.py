@@ -12,12 +12,12 @@ from pathlib import Path
 
 from pipeline.adaptation.artifact import AdapterCard, SignalCard, check_fits, load_adapter, save_adapter
 from pipeline.adaptation.captioner import ProjectorCaptioner
+from pipeline.adaptation.finetune import Finetuned, choose_tuned
 from pipeline.adaptation.methods import SemiMethod, count_parameters
 from pipeline.adaptation.support import SupportSet
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import DatasetConfig, ExperimentConfig
 from pipeline.models.frozen_llm import FrozenLLM, llm_fingerprint
-from pipeline.models.projector import Projector
 from pipeline.runtime.cells import Place, fit_seed, places, read_draw, run_models
 from pipeline.shards import Manifest
 
@@ -55,7 +55,7 @@ def make_adapter(cell: AdapterCell) -> Path:
     """Make an adapter, or find it finished; returns its folder."""
     place = cell.place
     identity = fingerprint((place.fingerprint, cell.name))
-    if _holds(cell.directory, identity):
+    if holds_adapter(cell.directory, identity):
         return cell.directory
     models = run_models(place)
     support = read_draw(models, place, cell.draw)
@@ -63,7 +63,7 @@ def make_adapter(cell: AdapterCell) -> Path:
     if not isinstance(method, SemiMethod):
         raise ValueError("evaluate.methods must contain 'semi' for the integrate stage")
     began = time.perf_counter()
-    projector = method.project(support, fit_seed(place, cell.draw, 0))
+    made = method.project(support, fit_seed(place.config, cell.draw, 0))
     config = place.config
     dataset = next(one for one in config.datasets if one.name == place.dataset)
     card = adapter_card(
@@ -71,17 +71,18 @@ def make_adapter(cell: AdapterCell) -> Path:
         dataset,
         models.rows("train", place).dataset.manifest,
         support,
-        projector,
+        made,
         root=place.root,
         seconds=time.perf_counter() - began,
         draw=cell.draw,
         identity=identity,
     )
-    save_adapter(cell.directory, projector, card)
+    save_adapter(cell.directory, made.projector, card)
     return cell.directory
 
 
-def _holds(directory: Path, identity: str) -> bool:
+def holds_adapter(directory: Path, identity: str) -> bool:
+    """Whether a folder holds the adapter of exactly this identity, whole."""
     try:
         return load_adapter(directory)[1].config_fingerprint == identity
     except ValueError:  # none there, or one of another format: it is made again
@@ -92,11 +93,12 @@ def made_adapter(
     cell: AdapterCell, llm: FrozenLLM, support: SupportSet, stage_fingerprint: str
 ) -> tuple[ProjectorCaptioner, float] | None:
     """The captioner of an adapter that `integrate` made of exactly this, and the seconds that it took."""
-    if not _holds(cell.directory, fingerprint((stage_fingerprint, cell.name))):
+    if not holds_adapter(cell.directory, fingerprint((stage_fingerprint, cell.name))):
         return None
     projector, card = load_adapter(cell.directory)
     check_fits(card, input_width=support.embeddings_KE.shape[1], llm_width=llm.width)
-    trained = count_parameters(projector) if card.finetune_steps else 0
+    choose_tuned(projector, cell.place.config.integrate.finetune.tuned)
+    trained = count_parameters(projector, trainable=True) if card.finetune_steps else 0
     captioner = ProjectorCaptioner(projector=projector.to(llm.model.device), llm=llm, trained_parameters=trained)
     return captioner, card.seconds
 
@@ -106,7 +108,7 @@ def adapter_card(
     dataset: DatasetConfig,
     manifest: Manifest,
     support: SupportSet,
-    projector: Projector,
+    made: Finetuned,
     *,
     root: Path,
     seconds: float,
@@ -115,6 +117,7 @@ def adapter_card(
 ) -> AdapterCard:
     """The card of an adapter that SEMI made of one modality's pairs."""
     encoder = next(one for one in dataset.encoders if one.name == support.encoder)
+    projector = made.projector
     return AdapterCard(
         method="semi",
         hypernet=config.hypernet.kind,
@@ -136,7 +139,7 @@ def adapter_card(
         hidden_width=projector.linear_layers[0].out_features,
         llm_width=projector.llm_width,
         soft_tokens=projector.soft_tokens,
-        finetune_steps=config.integrate.finetune.steps,
+        finetune_steps=made.steps,
         seconds=seconds,
         support_ids=support.ids,
         seed=config.seed,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.adaptation.artifact import WEIGHTS_FILE, load_card, save_adapter
+from pipeline.adaptation.artifact import save_adapter
 from pipeline.adaptation.captioner import ProjectorCaptioner
 from pipeline.adaptation.methods import SemiMethod
 from pipeline.adaptation.support import check_support, distinct_pairs, read_support
@@ -26,8 +26,8 @@ from pipeline.evaluation.metrics import caption_metrics
 from pipeline.evaluation.protocol import draw_support, test_rows
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.projector import Projector
-from pipeline.runtime.cells import all_positions
-from pipeline.runtime.integration import adapter_card
+from pipeline.runtime.cells import all_positions, fit_seed
+from pipeline.runtime.integration import adapter_card, holds_adapter
 from pipeline.runtime.ray_data import extract
 from pipeline.shards import EmbeddingDataset
 from pipeline.shards.plan import plan_datasets
@@ -131,7 +131,7 @@ def integrate_own(config: ExperimentConfig, own: OwnData, root: Path, run_dir: P
         pairs=len(positions),
         repeated=len(train) - len(positions),
         rejected=manifest.rejected.rows,
-        made=not _holds(directory, identity),
+        made=not holds_adapter(directory, identity),
     )
     if not result.made:
         return result
@@ -146,20 +146,20 @@ def integrate_own(config: ExperimentConfig, own: OwnData, root: Path, run_dir: P
         chunk=config.integrate.chunk,
     )
     began = time.perf_counter()
-    projector = method.project(support, _seed(config, own))
+    tuned = method.project(support, fit_seed(config, own.draw, 0))
     card = adapter_card(
         config,
         own.dataset,
         manifest,
         support,
-        projector,
+        tuned,
         root=root,
         seconds=time.perf_counter() - began,
         draw=own.draw,
         identity=identity,
     )
-    scores = _scores(config, test[0], projector, llm) if test else {}
-    save_adapter(directory, projector, replace(card, license=own.license, scores=scores))
+    scores = _scores(config, test[0], tuned.projector, llm) if test else {}
+    save_adapter(directory, tuned.projector, replace(card, license=own.license, scores=scores))
     return result
 
 
@@ -190,22 +190,11 @@ def _open(config: ExperimentConfig, own: OwnData, root: Path, run_dir: Path) -> 
     )
 
 
-def _seed(config: ExperimentConfig, own: OwnData) -> int:
-    return int(fingerprint((config.seed, own.draw, 0)), 16) >> 1
-
-
 def _identity(config: ExperimentConfig, own: OwnData, train: SplitRows, run_dir: Path, shots: int) -> str:
     weights = file_sha256(run_dir / "meta_train" / "weights.safetensors")
     data = [own.dataset.name, own.dataset.instruction, own.encoder, train.dataset.manifest.content_key]
     settings = [config.integrate.finetune, config.integrate.chunk, config.llm, config.seed]
     return fingerprint(["own", weights, data, settings, shots, own.draw, own.license])
-
-
-def _holds(directory: Path, identity: str) -> bool:
-    try:
-        return load_card(directory).config_fingerprint == identity and (directory / WEIGHTS_FILE).is_file()
-    except ValueError:  # none there, or one of another format: it is made again
-        return False
 
 
 def _scores(config: ExperimentConfig, test: SplitRows, projector: Projector, llm: FrozenLLM) -> dict[str, float]:

@@ -105,7 +105,7 @@ def _fit_and_score(cell: MethodCell, draw: int, seed: int) -> Result:
         captioner: Captioner
         made = _made(place, models, support, draw) if cell.method == "semi" and seed == 0 else None
         if made is None:
-            captioner = models.methods[cell.method].fit(support, fit_seed(place, draw, seed))
+            captioner = models.methods[cell.method].fit(support, fit_seed(place.config, draw, seed))
             seconds = time.perf_counter() - began
         else:
             # Made by the stage before: reading it back is not what it cost.

@@ -19,6 +19,7 @@ from pipeline.config.schema import EncoderConfig, ExperimentConfig, Role
 from pipeline.encoders.registry import load_encoder
 from pipeline.shards import EmbeddingDataset
 from pipeline.signal import Signal
+from pipeline.training.requirements import check_manifest
 
 Rows = npt.NDArray[np.int64]
 
@@ -135,8 +136,7 @@ def splits_of(
     splits: Sequence[str],
 ) -> list[SplitRows]:
     """The given splits of one dataset, wherever it lies; `ValueError` where the configuration cannot read it."""
-    _check_vectors(dataset, modality, encoder.name)
-    _check_text_width(dataset, config, modality)
+    check_manifest(dataset.manifest, config, modality=modality, encoder=encoder.name)
     return [
         SplitRows(
             modality=modality,
@@ -149,20 +149,3 @@ def splits_of(
         )
         for split in splits
     ]
-
-
-def _check_vectors(dataset: EmbeddingDataset, name: str, encoder: str) -> None:
-    if dataset.form != "vectors":
-        raise ValueError(
-            f"dataset {name!r}, encoder {encoder!r}: {dataset.name} holds tokens, but training and evaluation take one "
-            "vector a sample: remove `tokens` from the encoder and run jobs.extract_embeddings again"
-        )
-
-
-def _check_text_width(dataset: EmbeddingDataset, config: ExperimentConfig, name: str) -> None:
-    if dataset.manifest.text_width != config.projector.input_width:
-        raise ValueError(
-            f"projector.input_width={config.projector.input_width}, but the text embeddings of {name!r} have width "
-            f"{dataset.manifest.text_width} ({config.text_encoder.path}): set projector.input_width to the text "
-            "encoder's width, or extract the embeddings with the text encoder that the checkpoint was trained with"
-        )

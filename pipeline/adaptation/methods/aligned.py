@@ -55,5 +55,5 @@ class AlignedMethod:
                 extra_parameters=text_map.size,
             )
         start = fold_text_map(self.pretrained, text_map)
-        projector = finetune(start, self.llm, support, self.finetuning, seed=seed)
+        projector = finetune(start, self.llm, support, self.finetuning, seed=seed).projector
         return ProjectorCaptioner(projector=projector, llm=self.llm, trained_parameters=count_parameters(projector))

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from pipeline.adaptation.captioner import Captioner, ProjectorCaptioner
-from pipeline.adaptation.finetune import finetune
+from pipeline.adaptation.finetune import Finetuned, finetune
 from pipeline.adaptation.methods.base import TrainingSupports, count_parameters
 from pipeline.adaptation.support import SupportSet
 from pipeline.config.schema import FinetuneConfig
@@ -53,8 +53,8 @@ class SemiMethod:
         draws_maps = self.semi.hypernet.common_width is not None
         return self.finetuning.steps > 0 or draws_maps or self.control is not None
 
-    def project(self, support: SupportSet, seed: int) -> Projector:
-        """The merged (and fine-tuned) projector."""
+    def project(self, support: SupportSet, seed: int) -> Finetuned:
+        """The merged (and fine-tuned) projector, and the steps that it has had."""
         if self.control is not None:
             support = self.control(support, seed)
         device = self.llm.model.device
@@ -63,9 +63,9 @@ class SemiMethod:
 
     def fit(self, support: SupportSet, seed: int) -> Captioner:
         """A captioner with the projector made of this support."""
-        projector = self.project(support, seed)
-        trained = count_parameters(projector, trainable=True) if self.finetuning.steps else 0
-        return ProjectorCaptioner(projector=projector, llm=self.llm, trained_parameters=trained)
+        made = self.project(support, seed)
+        trained = count_parameters(made.projector, trainable=True) if made.steps else 0
+        return ProjectorCaptioner(projector=made.projector, llm=self.llm, trained_parameters=trained)
 
 
 def random_embeddings(support: SupportSet, seed: int) -> SupportSet:

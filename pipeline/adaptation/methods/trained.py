@@ -38,7 +38,7 @@ class TrainedProjectorMethod:
 
     def fit(self, support: SupportSet, seed: int) -> Captioner:
         """Bring the input to the encoder's width, then train."""
-        projector = finetune(self._start(support, seed), self.llm, support, self.finetuning, seed=seed)
+        projector = finetune(self._start(support, seed), self.llm, support, self.finetuning, seed=seed).projector
         return ProjectorCaptioner(
             projector=projector, llm=self.llm, trained_parameters=count_parameters(projector, trainable=True)
         )
@@ -80,7 +80,7 @@ class LimberMethod:
             self.projector.llm_width,
             soft_tokens=self.soft_tokens or self.projector.soft_tokens,
         )
-        projector = finetune(fresh.to(self.llm.model.device), self.llm, support, self.finetuning, seed=seed)
+        projector = finetune(fresh.to(self.llm.model.device), self.llm, support, self.finetuning, seed=seed).projector
         return ProjectorCaptioner(
             projector=projector, llm=self.llm, trained_parameters=count_parameters(projector, trainable=True)
         )
@@ -112,7 +112,7 @@ class RandomLoraMethod:
         base = reading_encoder(self.projector, support, seed)
         torch.manual_seed(seed)
         start = LoraProjector(base, lora_rank(base, sum(layer.size for layer in generated if layer is not None)))
-        tuned = finetune(start, self.llm, support, self.finetuning, seed=seed)
+        tuned = finetune(start, self.llm, support, self.finetuning, seed=seed).projector
         assert isinstance(tuned, LoraProjector)
         trained = count_parameters(tuned, trainable=True)
         return ProjectorCaptioner(projector=tuned.plain(), llm=self.llm, trained_parameters=trained)

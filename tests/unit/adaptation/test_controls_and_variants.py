@@ -93,7 +93,7 @@ def test_lora_starts_at_its_base_and_merges_to_what_it_computes(llm: FrozenLLM) 
     x = support.embeddings_KE
     with torch.no_grad():
         torch.testing.assert_close(start(x), base(x))
-    tuned = finetune(start, llm, support, FinetuneConfig(steps=5, learning_rate=1e-1), seed=0)
+    tuned = finetune(start, llm, support, FinetuneConfig(steps=5, learning_rate=1e-1), seed=0).projector
     assert isinstance(tuned, LoraProjector)
     with torch.no_grad():
         torch.testing.assert_close(tuned(x), tuned.plain()(x), atol=1e-5, rtol=1e-5)
@@ -134,5 +134,5 @@ def test_the_linear_map_is_one_layer_of_any_number_of_soft_tokens(llm: FrozenLLM
         torch.testing.assert_close(linear(x + y), linear(x) + linear(y) - bias)
         assert linear(x).shape == (3, 1, llm.width)
     assert linear.like(input_width=4).layer_shapes == [(4, llm.width)]
-    tuned = finetune(linear, llm, make_support(), FinetuneConfig(steps=2), seed=0)
+    tuned = finetune(linear, llm, make_support(), FinetuneConfig(steps=2), seed=0).projector
     assert isinstance(tuned, LinearProjector)

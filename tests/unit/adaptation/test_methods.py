@@ -84,18 +84,18 @@ def test_finetuning_learns_the_support_and_leaves_the_original_alone(llm: Frozen
     torch.manual_seed(0)
     projector, support = Projector(6, llm.width, soft_tokens=2, dropout=0.0), _support()
     before = {name: value.clone() for name, value in projector.state_dict().items()}
-    tuned = finetune(projector, llm, support, FinetuneConfig(steps=60, learning_rate=3e-2), seed=1)
+    tuned = finetune(projector, llm, support, FinetuneConfig(steps=60, learning_rate=3e-2), seed=1).projector
     with torch.no_grad():
         losses = [llm.loss(p.eval()(support.embeddings_KE), support.captions) for p in (projector, tuned)]
     assert losses[1] < 0.8 * losses[0]
     assert all(torch.equal(before[name], value) for name, value in projector.state_dict().items())
-    again = finetune(projector, llm, support, FinetuneConfig(steps=60, learning_rate=3e-2), seed=1)
+    again = finetune(projector, llm, support, FinetuneConfig(steps=60, learning_rate=3e-2), seed=1).projector
     assert all(torch.equal(again.state_dict()[name], value) for name, value in tuned.state_dict().items())
 
 
 def test_no_steps_return_the_projector_as_it_is(llm: FrozenLLM) -> None:
     projector = Projector(6, llm.width, soft_tokens=2, dropout=0.5)
-    same = finetune(projector, llm, _support(), FinetuneConfig(steps=0), seed=1)
+    same = finetune(projector, llm, _support(), FinetuneConfig(steps=0), seed=1).projector
     x = torch.randn(3, 6)
     assert torch.equal(same(x), projector.eval()(x))
 

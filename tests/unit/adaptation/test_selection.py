@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.adaptation.finetune import Tuned, finetune
+from pipeline.adaptation.finetune import DivergedError, Tuned, finetune
 from pipeline.adaptation.selection import best_candidate, selection_splits, step_candidates
 from pipeline.config.load import ConfigError, load_config
 from pipeline.config.schema import FinetuneConfig
@@ -35,7 +35,7 @@ def _projector(llm: FrozenLLM) -> Projector:
 def test_only_what_is_tuned_changes(llm: FrozenLLM, tuned: Tuned, changed: set[str]) -> None:
     start = _projector(llm)
     before = start.state_dict()
-    after = finetune(start, llm, make_support(), replace(STEPS, tuned=tuned), seed=0)
+    after = finetune(start, llm, make_support(), replace(STEPS, tuned=tuned), seed=0).projector
     differs = {name for name, value in after.state_dict().items() if not torch.equal(value, before[name])}
     assert differs == changed
     assert {name for name, value in after.named_parameters() if value.requires_grad} == changed
@@ -73,12 +73,26 @@ def test_candidates_are_points_of_the_run_and_equals_go_to_the_smallest() -> Non
 @pytest.mark.parametrize("selection", ["holdout", "folds"])
 def test_steps_that_only_harm_are_not_made(llm: FrozenLLM, selection: str) -> None:
     support = make_support()
-    start = finetune(_projector(llm), llm, support, FinetuneConfig(steps=150, learning_rate=3e-2), seed=1)
+    start = finetune(_projector(llm), llm, support, FinetuneConfig(steps=150, learning_rate=3e-2), seed=1).projector
     harmful = replace(STEPS, learning_rate=30.0, selection=selection)
     kept = finetune(start, llm, support, harmful, seed=1)
-    assert all(torch.equal(kept.state_dict()[name], value) for name, value in start.state_dict().items())
-    fixed = finetune(start, llm, support, replace(harmful, selection="fixed"), seed=1)
+    assert kept.steps == 0
+    assert all(torch.equal(kept.projector.state_dict()[name], value) for name, value in start.state_dict().items())
+    fixed = finetune(start, llm, support, replace(harmful, selection="fixed"), seed=1).projector
     assert not torch.equal(fixed.layers[0].weight, start.layers[0].weight)  # type: ignore[arg-type]
+
+
+def test_the_steps_that_were_made_are_told(llm: FrozenLLM) -> None:
+    support = make_support()
+    assert finetune(_projector(llm), llm, support, STEPS, seed=0).steps == 8
+    assert finetune(_projector(llm), llm, support, replace(STEPS, min_epochs=5.0), seed=0).steps == 13
+    assert finetune(_projector(llm), llm, support, replace(STEPS, steps=0), seed=0).steps == 0
+
+
+def test_a_loss_that_is_no_number_is_a_divergence(llm: FrozenLLM) -> None:
+    wild = replace(STEPS, learning_rate=1e38)
+    with pytest.raises(DivergedError, match=r"'radar' diverged at step \d: lower finetune.learning_rate"):
+        finetune(_projector(llm), llm, make_support(), wild, seed=0)
 
 
 def test_low_rank_updates_have_no_biases_to_tune() -> None:

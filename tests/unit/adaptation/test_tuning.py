@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.adaptation.tuning import BUDGETS, best_trial, require_validation, trials
+from pipeline.adaptation.tuning import BUDGETS, Outcome, best_trial, require_validation, trials
 from pipeline.config.load import override
 from pipeline.config.presets import build_preset
 
@@ -26,7 +26,15 @@ def test_every_point_is_a_legal_configuration(method: str) -> None:
 
 def test_the_best_trial_is_the_first_of_equals() -> None:
     first, second, third = trials("scratch", 3, 0)
-    assert best_trial([(first, 0.1), (third, 0.5), (second, 0.5)]) == second
+    scored = [(first, Outcome(score=0.1)), (third, Outcome(score=0.5)), (second, Outcome(score=0.5))]
+    assert best_trial(scored) == second
+
+
+def test_a_lost_trial_never_wins() -> None:
+    first, second, _ = trials("scratch", 3, 0)
+    lost = (first, Outcome(error="diverged"))
+    assert best_trial([lost, (second, Outcome(score=0.0))]) == second
+    assert best_trial([lost]) is None
 
 
 def test_no_validation_modality_is_refused() -> None:

@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
+from pipeline.evaluation import plots
 from pipeline.evaluation.markdown import table
 from pipeline.evaluation.plots import Curve, plot_accuracy, plot_curves, smooth
 from pipeline.evaluation.provenance import Commit
@@ -117,6 +119,25 @@ def test_terminal_table_without_attributes_shows_cider(make_results: MakeResults
     text = console.export_text()
     assert "attribute" not in text
     assert "…" not in text
+
+
+def test_one_modality_without_attributes_makes_cider_the_metric_of_all(
+    make_results: MakeResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [*make_results(datasets=("satellite",)), *make_results(datasets=("imu",), attributes=False)]
+    summary = summarise(rows, settings=QUICK)
+    assert not summary.exact
+    assert [column.header for column in results_table(summary).columns][1] == "CIDEr-D"
+    drawn: list[tuple[str, bool]] = []
+    panel = plots._panel
+
+    def watched(axis: Any, title: str, *rest: Any) -> None:
+        drawn.append((title, rest[-1]))
+        panel(axis, title, *rest)
+
+    monkeypatch.setattr(plots, "_panel", watched)
+    plot_accuracy(summary, 32, tmp_path / "x.png")
+    assert drawn == [("mean of 2 modalities", False), ("satellite", False), ("imu", False)]
 
 
 def test_plot_of_a_size_without_results_names_the_sizes(results: list[Result], tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from jobs.verify_shards import verify
 from pipeline.config.schema import ExperimentConfig, TokensConfig
 from pipeline.encoders.registry import load_token_encoder
+from pipeline.runtime.cells import places
 from pipeline.shards import ConcatDataset, EmbeddingDataset, load_manifest, verify_dataset
 from pipeline.shards.build import encode_shard, encode_texts
 from pipeline.shards.extraction import extract_locally
@@ -258,11 +259,13 @@ def test_training_and_evaluation_refuse_tokens_at_set_up(
 ) -> None:
     (tmp_path / "embeddings").symlink_to(extracted / "out")
     config = replace(config, projector=replace(config.projector, input_width=16))
-    message = r"dataset '{}', encoder '{}': .* holds tokens, but training and evaluation take one vector a sample"
+    message = r"dataset '{}', encoder '{}': it holds tokens, but training and evaluation take one vector a sample"
     with pytest.raises(ValueError, match=message.format("notes", "text-tokens")):
         open_splits(config, extracted, tmp_path, role="train", splits=["train"])
     with pytest.raises(ValueError, match=message.format("tiles", "image-a")):
         open_splits(config, extracted, tmp_path, role="held_out", splits=["train"])
+    with pytest.raises(ValueError, match=message.format("tiles", "image-a")):
+        places(config, extracted, tmp_path, "f")
 
 
 def test_pooled_datasets_keep_the_keys_that_they_had_before_there_were_tokens(tmp_path: Path) -> None:
