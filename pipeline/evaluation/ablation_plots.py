@@ -42,6 +42,7 @@ def plot_factor(table: FactorTable, path: Path, *, confidence: float) -> None:
         left.set_ylim(len(rows) - 0.5, -0.5)
         for axis in (left, right):
             axis.grid(axis="x")
+            axis.locator_params(axis="x", nbins=6)
             axis.tick_params(axis="y", length=0)
         drawn.legend(loc="outside lower left", ncols=len(table.methods), frameon=False)
         drawn.suptitle(f"Ablation: {table.name}", x=0.01, ha="left", fontsize=13, weight="bold")
