@@ -58,15 +58,19 @@ class Run:
 
 
 @contextmanager
-def open_run(args: argparse.Namespace, job: str, *, kind: Kind = "run", key: str | None = None) -> Iterator[Run]:
+def open_run(
+    args: argparse.Namespace, job: str, *, kind: Kind = "run", key: str | None = None, folder: str = ""
+) -> Iterator[Run]:
     """Resolve the configuration, check that its output folder can be written, open the tracking run.
 
-    Jobs of one folder and `key` write to one tracking run; None: of one configuration.
+    Jobs of one folder and `key` write to one tracking run; None: of one configuration. A job with outputs in a `folder`
+    of its own below a run leaves the configuration there: the run keeps the one that it was trained with.
     """
     config, root = config_from(args), project_root()
     directory = run_dir(config, root)
     StageDir(directory).begin()
-    write_text_atomic(directory / CONFIG_FILE, to_yaml(config))
+    (directory / folder).mkdir(exist_ok=True)
+    write_text_atomic(directory / folder / CONFIG_FILE, to_yaml(config))
     commit = git_commit(root)
     tracker = open_tracker(
         config.tracking,

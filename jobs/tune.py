@@ -24,9 +24,10 @@ from pipeline.config.load import to_tree
 from pipeline.config.root import project_root
 from pipeline.config.schema import ExperimentConfig
 from pipeline.config.space import SearchSpace, load_space
+from pipeline.runtime.linked_run import pretrained_dir
 from pipeline.runtime.session import ray_session
 from pipeline.runtime.tune_records import TABLE, TrialRecords
-from pipeline.runtime.tune_trial import pretrained_dir, pretrainings, sweep_config
+from pipeline.runtime.tune_trial import pretrainings, sweep_config
 
 FOLDER, SWEEP_FILE, BEST = "tune", "sweep.json", "best.yaml"
 

@@ -7,11 +7,14 @@ A default lives on its field and nowhere else; paper constants live in `pipeline
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
+from pipeline.config.ablation import AblateConfig as AblateConfig
+from pipeline.config.ablation import FactorConfig as FactorConfig
 from pipeline.config.encoder import EncoderConfig as EncoderConfig
 from pipeline.config.encoder import TokensConfig as TokensConfig
 from pipeline.config.evaluation import DesignConfig as DesignConfig
@@ -36,6 +39,8 @@ from pipeline.config.types import SignalKind as SignalKind
 
 Role = Literal["train", "validation", "held_out", "text"]
 """What a dataset is used for."""
+TrainingStage = Literal["pretrain", "meta"]
+"""Which training stage reads a dataset."""
 HypernetKind = Literal["attention", "transformer", "equivariant"]
 AdaptedLayers = Literal["all", "first"]
 WidthMapKind = Literal["orthonormal", "pad_select"]
@@ -53,7 +58,7 @@ class DatasetConfig:
     """`train`: meta-training; `held_out`: integration and evaluation only; `text`: unpaired text as a modality."""
     source: SourceConfig
     """Where the samples come from."""
-    stages: tuple[Literal["pretrain", "meta"], ...] = ("pretrain", "meta")
+    stages: tuple[TrainingStage, ...] = ("pretrain", "meta")
     """Training stages that read it (roles `train`, `text`); the paper gives each stage its own data and encoders."""
     encoders: Annotated[tuple[EncoderConfig, ...], Field(min_length=1)]
     """Frozen encoders; each one makes an embedding dataset of its own."""
@@ -208,6 +213,10 @@ class MetaConfig:
     """Parts that a worker's episodes of an update are split into, to bound memory; their gradients are accumulated."""
     train_projector: bool = False
     """Also train the shared projector (the paper freezes it)."""
+    modalities: PositiveInt | None = None
+    """High-resource modalities that episodes are drawn from, the first ones of `datasets`; None: all."""
+    encoders: PositiveInt | None = None
+    """Encoders of each modality (text too) that episodes are drawn from, the first ones of its list; None: all."""
     checkpoint_every: PositiveInt = 100
     """Updates between checkpoints."""
     checkpoints_kept: PositiveInt = 2
@@ -267,6 +276,8 @@ class ExperimentConfig:
     """Integration."""
     evaluate: EvaluateConfig
     """Evaluation."""
+    ablate: AblateConfig = AblateConfig()
+    """Ablations."""
     runtime: RuntimeConfig = RuntimeConfig()
     """Execution."""
     tracking: TrackingConfig = TrackingConfig()
@@ -303,6 +314,27 @@ class ExperimentConfig:
             for dataset in self.datasets
             if role == ("validation" if dataset.name in self.validation else dataset.role)
         )
+
+    def read_by(self, stage: TrainingStage, role: Role) -> tuple[DatasetConfig, ...]:
+        """The datasets of a role that a training stage reads, each with the encoders that it reads."""
+        found = [dataset for dataset in self.datasets_of(role) if stage in dataset.stages]
+        if stage == "pretrain":
+            return tuple(found)
+        kept = found[: self.meta.modalities] if role == "train" else found
+        return tuple(replace(dataset, encoders=dataset.encoders[: self.meta.encoders]) for dataset in kept)
+
+    @model_validator(mode="after")
+    def _episodes_have_their_modalities(self) -> ExperimentConfig:
+        read = [dataset for dataset in self.datasets_of("train") if "meta" in dataset.stages]
+        most = max((len(dataset.encoders) for dataset in read), default=0)
+        for name, asked, there in (
+            ("modalities", self.meta.modalities, len(read)),
+            ("encoders", self.meta.encoders, most),
+        ):
+            if asked is not None and asked > there:
+                what = "high-resource modalities" if name == "modalities" else "encoders of a modality"
+                raise ValueError(f"meta.{name}={asked}, but meta-training has {there} {what}: lower it, or add some")
+        return self
 
     @model_validator(mode="after")
     def _the_probe_has_attributes(self) -> ExperimentConfig:

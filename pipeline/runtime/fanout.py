@@ -6,6 +6,7 @@ In: a function of one picklable item.  Out: `on_done(item, result)` for each, in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,9 +24,10 @@ def fan_out(
     runtime: RuntimeConfig,
     root: Path,
     on_done: Callable[[Item, Output], None],
+    on_failed: Callable[[Item, Exception], None] | None = None,
     verbose: bool = False,
 ) -> None:
-    """Run `function` on every item; an error of one stops the rest.
+    """Run `function` on every item; an error of one stops the rest, unless `on_failed` takes it.
 
     A task that dies with its node is retried; `function` must therefore be idempotent.
     """
@@ -33,7 +35,7 @@ def fan_out(
         return
     if runtime.engine == "local":
         for item in items:
-            on_done(item, function(item))
+            _settle(item, partial(function, item), on_done, on_failed)
         return
     with ray_session(runtime, root=root, verbose=verbose) as session:
         # Not earlier: Ray reads the session's environment when it is imported.
@@ -47,10 +49,26 @@ def fan_out(
         try:
             while pending:
                 (done,), _ = ray.wait(list(pending), num_returns=1)
-                on_done(pending.pop(done), _result(ray.get, done))
+                _settle(pending.pop(done), partial(_result, ray.get, done), on_done, on_failed)
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
+
+
+def _settle(
+    item: Item,
+    result: Callable[[], Output],
+    on_done: Callable[[Item, Output], None],
+    on_failed: Callable[[Item, Exception], None] | None,
+) -> None:
+    try:
+        output = result()
+    except Exception as error:
+        if on_failed is None:
+            raise
+        on_failed(item, error)
+        return
+    on_done(item, output)
 
 
 def _call(function: Callable[[Item], Output], item: Item, threads: int) -> Output:

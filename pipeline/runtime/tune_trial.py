@@ -6,8 +6,6 @@ other, and its scores. What is finished is found again, so a trial that died wit
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -19,9 +17,8 @@ from pipeline.config.load import override
 from pipeline.config.schema import ExperimentConfig
 from pipeline.config.space import SearchSpace, trial_config
 from pipeline.runtime.identities import Identities, identities
-from pipeline.training.identity import StageName
+from pipeline.runtime.linked_run import link, pretrained_dir, train_linked
 
-PRETRAINED = "pretrained"
 _READ_BY_PRETRAINING = ("projector", "pretrain", "seed")
 _Score = Callable[[ExperimentConfig, Path, Path, str], dict[str, float]]
 
@@ -84,20 +81,6 @@ def pretrainings(config: ExperimentConfig, space: SearchSpace, run_dir: Path) ->
     return found
 
 
-def pretrained_dir(sweep_dir: Path, identity: str) -> Path:
-    """A folder like a run's, with a pre-trained projector that trials share."""
-    folder = sweep_dir / PRETRAINED / identity
-    folder.mkdir(parents=True, exist_ok=True)
-    link(folder / "embeddings", sweep_dir.parent / "embeddings")
-    return folder
-
-
-def link(path: Path, target: Path) -> None:
-    """A relative symlink, so that the runs' folder can be moved."""
-    if not path.is_symlink():
-        path.symlink_to(os.path.relpath(target, path.parent))
-
-
 def run_trial(job: TrialJob, score: _Score) -> Iterator[dict[str, float]]:
     """Train and score at every rung, from the first steps each time: every score is that of a whole training."""
     for steps in job.rungs:
@@ -119,30 +102,13 @@ def _run_rung(job: TrialJob, steps: int, score: _Score) -> dict[str, float]:
     wanted = identities(config, folder)
     shared = pretrained_dir(job.sweep_dir, wanted.pretrain_projector)
     link(folder / "pretrain_projector", shared / "pretrain_projector")
-    _train("pretrain_projector", config, job.root, shared, wanted.pretrain_projector)
-    _train("meta_train", config, job.root, folder, wanted.meta_train)
+    train_linked("pretrain_projector", config, job.root, shared, wanted.pretrain_projector)
+    train_linked("meta_train", config, job.root, folder, wanted.meta_train)
     stage = StageDir(folder / "evaluate")
     if not stage.is_complete(wanted.evaluate):
         stage.begin()
         stage.commit(wanted.evaluate, score(config, job.root, folder, job.metric))
     return {"steps": float(steps), **stage.info()}
-
-
-def _train(name: StageName, config: ExperimentConfig, root: Path, folder: Path, identity: str) -> None:
-    from pipeline.runtime.ray_train import StageJob, train_stage
-    from pipeline.training.stages import CHECKPOINTS
-
-    stage = StageDir(folder / name)
-    if stage.is_complete(identity):
-        return
-    stage.begin()
-    warnings: list[str] = []
-    job = StageJob(stage=name, config=config, root=root, run_dir=folder, fingerprint=identity)
-    last: dict[str, Any] = {}
-    train_stage(job, on_record=last.update, on_warning=warnings.append)
-    # A sweep keeps what it was scored with, not the way there.
-    shutil.rmtree(folder / name / CHECKPOINTS, ignore_errors=True)
-    stage.commit(identity, {"loss": last.get("loss"), "warnings": warnings, "seconds": 0.0, "peak_rss_bytes": 0})
 
 
 def score_trial(config: ExperimentConfig, root: Path, folder: Path, metric: str) -> dict[str, float]:

@@ -42,4 +42,7 @@ def training_fingerprint(stage: StageName, config: ExperimentConfig, upstream: s
             "hypernet": config.hypernet,
             "meta": (meta.optim, meta.episodes_per_step, meta.train_projector),
         }
+        # Only where it is set: what was trained before there was such a choice keeps its name.
+        if (meta.modalities, meta.encoders) != (None, None):
+            parts["read"] = (meta.modalities, meta.encoders)
     return fingerprint(parts)

@@ -23,12 +23,11 @@ def check_training(stage: StageName, config: ExperimentConfig, run_dir: Path) ->
     """
     if stage != "meta_train":
         return
-    read = [dataset for dataset in config.datasets_of("train") if "meta" in dataset.stages]
     sizes = {
         dataset.name: min(
             split_sizes(config, run_dir, dataset, encoder).get("train", 0) for encoder in dataset.encoders
         )
-        for dataset in read
+        for dataset in config.read_by("meta", "train")
     }
     check_sizes(list(sizes.values()), list(sizes), config.episodes)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.artifacts import embeddings_dir
-from pipeline.config.schema import EncoderConfig, ExperimentConfig, Role
+from pipeline.config.schema import EncoderConfig, ExperimentConfig, Role, TrainingStage
 from pipeline.encoders.registry import load_encoder
 from pipeline.shards import EmbeddingDataset
 from pipeline.signal import Signal
@@ -103,17 +103,21 @@ def instruction_embeddings(config: ExperimentConfig, root: Path) -> dict[str, Te
 
 
 def open_splits(
-    config: ExperimentConfig, root: Path, run_dir: Path, *, role: Role, splits: Sequence[str], stage: str | None = None
+    config: ExperimentConfig,
+    root: Path,
+    run_dir: Path,
+    *,
+    role: Role,
+    splits: Sequence[str],
+    stage: TrainingStage | None = None,
 ) -> list[SplitRows]:
     """The given splits of every (modality, encoder) of a role, in the order of the configuration.
 
-    With `stage` (`pretrain` or `meta`), only the datasets that this training stage reads.
+    With `stage`, only those that this training stage reads.
     """
     instructions = instruction_embeddings(config, root)
     opened = []
-    for dataset_config in config.datasets_of(role):
-        if stage is not None and stage not in dataset_config.stages:
-            continue
+    for dataset_config in config.datasets_of(role) if stage is None else config.read_by(stage, role):
         for encoder in dataset_config.encoders:
             opened += splits_of(
                 EmbeddingDataset(embeddings_dir(run_dir, dataset_config, encoder)),

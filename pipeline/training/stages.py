@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.config.schema import ExperimentConfig, LLMConfig, OptimConfig
+from pipeline.config.schema import ExperimentConfig, LLMConfig, OptimConfig, TrainingStage
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.hypernet import build_hypernet
 from pipeline.models.projector import Projector
@@ -102,7 +102,7 @@ def build_task(
 ) -> TrainTask:
     """The task of a stage; the same initial weights on every worker."""
     llm = load_llm(config.llm, root, device=device)
-    reads = "pretrain" if stage == "pretrain_projector" else "meta"
+    reads: TrainingStage = "pretrain" if stage == "pretrain_projector" else "meta"
     reads_text = stage == "pretrain_projector" or config.episodes.text_fraction > 0
     paired = open_splits(config, root, run_dir, role="train", splits=("train",), stage=reads)
     texts = open_splits(config, root, run_dir, role="text", splits=("train",), stage=reads) if reads_text else []

@@ -16,6 +16,7 @@ from pipeline.config.load import load_config, to_tree
 from pipeline.config.schema import EncoderConfig, EvaluateConfig, MethodName, SourceConfig
 from pipeline.config.source import SourceKind
 from pipeline.config.space import load_space
+from pipeline.config.variants import all_variants, resolve_factors
 from pipeline.encoders.project_class import is_class_path
 from pipeline.encoders.registry import check_settings, load_encoder
 from pipeline.signal import Signal
@@ -100,3 +101,11 @@ def test_the_page_of_methods_names_each_once_and_settings_that_exist() -> None:
 def test_every_search_space_shown_is_valid(block: str, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(block)
     assert load_space(tmp_path / "space.yaml", load_config(preset="miniature")).trials() == 20
+
+
+@pytest.mark.parametrize("block", blocks((ROOT / "docs" / "ablations.md").read_text(encoding="utf-8"), "yaml"))
+def test_every_list_of_ablations_shown_is_valid(block: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(block)
+    variants = all_variants(resolve_factors(load_config(file=tmp_path / "mine.yaml")))
+    assert [variant.key for variant in variants][:3] == ["base", "queries/8", "queries/64"]
+    assert len(variants) == 5

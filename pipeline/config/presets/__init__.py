@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pipeline.config.errors import ConfigError
 from pipeline.config.presets.miniature import miniature, smoke
 from pipeline.config.presets.paper import paper_llama1b
-from pipeline.config.presets.protocols import sample_efficiency
+from pipeline.config.presets.protocols import ablations, sample_efficiency
 from pipeline.config.schema import ExperimentConfig
 
 PRESETS: dict[str, Callable[[], ExperimentConfig]] = {
@@ -18,6 +18,7 @@ PRESETS: dict[str, Callable[[], ExperimentConfig]] = {
     "smoke": smoke,
     "paper_llama1b": paper_llama1b,
     "sample_efficiency": sample_efficiency,
+    "ablations": ablations,
 }
 
 

@@ -9,8 +9,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import get_args
 
+from pipeline.config.ablation import Changes
 from pipeline.config.presets.miniature import miniature
-from pipeline.config.schema import DesignConfig, ExperimentConfig, MethodName, Shots
+from pipeline.config.schema import (
+    AblateConfig,
+    DesignConfig,
+    ExperimentConfig,
+    FactorConfig,
+    MethodName,
+    Shots,
+)
 
 SHOTS: tuple[Shots, ...] = (4, 8, 16, 32, 64, 128, 512, 2048, "full")
 WITHOUT_2048: tuple[Shots, ...] = tuple(shots for shots in SHOTS if shots != 2048)
@@ -25,6 +33,66 @@ WEAK: tuple[MethodName, ...] = ("finetuned_projector", "random_lora", "limber")
 """Weak on validation modalities; all pairs say as much of them as 2,048 do."""
 VARIANTS: tuple[MethodName, ...] = ("procrustes_init",)
 """Neighbours of a method whose curve is there."""
+
+ISOMETRIES = ("none", "signed_permutation", "householder:4", "bank:64", "scale:0.5", "warp:0.5")
+ATTENTION: Changes = {
+    "hypernet.kind": "attention",
+    "hypernet.layers": 1,
+    "hypernet.heads": 1,
+    "meta.train_projector": False,
+    "meta.optim.learning_rate": 3e-4,
+    "integrate.finetune.steps": 60,
+    "integrate.finetune.learning_rate": 1e-3,
+}
+"""The paper's hypernetwork as docs/RESULTS.md trains it."""
+FACTORS = (
+    FactorConfig(
+        name="augmentation",
+        variants={
+            **{isometry.replace(":", "-"): {"episodes.isometry": isometry} for isometry in ISOMETRIES},
+            "no-text": {"episodes.text_fraction": 0.0},
+            "plain-text": {"episodes.text_scale": 0.0, "episodes.text_noise": 0.0},
+        },
+        note="Base: Haar rotations of the signals, and text that plays a signal in 70% of the episodes, scaled and "
+        "disturbed. The equivariant hypernetwork is blind to isometries by construction: `none`, `signed_permutation`, "
+        "`householder-4` and `bank-64` can differ from base by rounding alone. `scale` and `warp` are no isometries.",
+    ),
+    FactorConfig(
+        name="rank",
+        variants={str(rank): {"hypernet.rank": rank} for rank in (4, 8, 16, 64)},
+        note="Base: rank 32. An adapter of 32 pairs has at most 31 directions, so 64 differs by what episodes of 64 "
+        "pairs train.",
+    ),
+    FactorConfig(
+        name="text-conditioning",
+        variants={"off": {"hypernet.text_conditioning": False}},
+        note="Base: the captions' text embeddings are the targets of the equivariant hypernetwork's regression. "
+        "Without them its map is zero, and only fine-tuning sees the captions.",
+    ),
+    FactorConfig(
+        name="modalities",
+        variants={str(count): {"meta.modalities": count} for count in (1, 2, 3)},
+        note="High-resource modalities that meta-training draws episodes from, the first ones of image, audio, video, "
+        "speech. Base: 4. The projector is the one pre-trained on all four; text episodes stay.",
+    ),
+    FactorConfig(
+        name="encoders",
+        variants={"1": {"meta.encoders": 1}},
+        note="Encoders of each modality, text too, that meta-training draws episodes from. Base: 2.",
+    ),
+    FactorConfig(
+        name="attention",
+        base=ATTENTION,
+        variants={
+            "no-isometry": {"episodes.isometry": "none"},
+            "no-text": {"episodes.text_fraction": 0.0},
+            "rank-8": {"hypernet.rank": 8},
+            "text-conditioning-off": {"hypernet.text_conditioning": False},
+        },
+        note="Base: the paper's attention hypernetwork, frozen projector, which isometries do not leave alone.",
+    ),
+)
+"""What issue 5 asks for; each in one respect."""
 
 
 def sample_efficiency() -> ExperimentConfig:
@@ -46,4 +114,15 @@ def sample_efficiency() -> ExperimentConfig:
             test_samples=100,
             design=DesignConfig(seeds=3, crossed_at=HEADLINE, further_encoders_at=HEADLINE, methods_at=few_sizes),
         ),
+    )
+
+
+def ablations() -> ExperimentConfig:
+    """The demo's configuration, varied one factor at a time, with fewer meta-training steps for base and variants."""
+    base = miniature()
+    return replace(
+        base,
+        meta=replace(base.meta, optim=replace(base.meta.optim, steps=200, warmup_steps=20)),
+        evaluate=replace(base.evaluate, methods=("semi", "semi_no_finetune"), test_samples=100),
+        ablate=AblateConfig(factors=FACTORS),
     )
