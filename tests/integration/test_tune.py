@@ -32,6 +32,7 @@ scheduler: asha
 rungs: [2]
 samples: 2
 validation: [audio]
+fixed: {hypernet.width: 128}
 space:
   hypernet.kind: {grid: [equivariant, attention]}
   hypernet.rank: {grid: [4, 4096], when: {hypernet.kind: [attention]}}
