@@ -171,7 +171,7 @@ def test_a_partitioned_llm_cannot_be_compiled() -> None:
 
 
 def test_unknown_preset_lists_the_presets() -> None:
-    names = "miniature, smoke, paper_llama1b, sample_efficiency"
+    names = "miniature, smoke, paper_llama1b, sample_efficiency, ablations"
     with pytest.raises(ConfigError, match=f"preset: expected one of {names}, got 'nano'"):
         load_config(preset="nano")
 
