@@ -104,6 +104,12 @@ def _tracking_id(directory: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
+def tracking_id_of(path: Path) -> str | None:
+    """Of the run that `path` lies in, or that left its id there; None where there is none."""
+    folders = [path.resolve(), *path.resolve().parents]
+    return next((_tracking_id(folder) for folder in folders if (folder / TRACKING_FILE).is_file()), None)
+
+
 Work = Callable[[Tracker], dict[str, Any]]
 """Does a stage's work, logging to its child run; returns what its record says besides the seconds."""
 

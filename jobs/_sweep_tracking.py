@@ -16,6 +16,9 @@ from pipeline.runtime.tune_trial import rung_dir
 from pipeline.tracking import Tracker
 from pipeline.training.metrics_log import METRICS, MetricsLog
 
+SHOWN_DIGITS = 4
+"""Of scores and seconds: the table of trials shows every digit that it is given; `trials.parquet` has them all."""
+
 
 class SweepTracking:
     """The `Watch` of `jobs.tune`."""
@@ -34,7 +37,7 @@ class SweepTracking:
         """A rung's scores, and the losses on the way there."""
         child, result = self._open[record.number][0], record.results[-1]
         steps = int(result["steps"])
-        child.log_metrics({name: value for name, value in result.items() if name != "steps"}, step=steps)
+        child.log_metrics({k: round(value, SHOWN_DIGITS) for k, value in result.items() if k != "steps"}, step=steps)
         curve = f"loss_at_rung_{steps}" if steps in self._rungs else "loss"
         log = MetricsLog(rung_dir(self._records.folder(record), steps) / "meta_train" / METRICS)
         for entry in log.read():

@@ -13,8 +13,10 @@ from typing import Any
 
 from jobs._cli import console, job_parser, run_job, stage_progress
 from jobs._run import CONFIG_FILE, Run, log_datasets, open_run, run_stage
+from pipeline.config.artifacts import write_text_atomic
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import EvaluateConfig
+from pipeline.evaluation.caption_page import caption_page
 from pipeline.evaluation.markdown import headline
 from pipeline.evaluation.plots import Curve
 from pipeline.evaluation.protocol_report import (
@@ -34,6 +36,7 @@ from pipeline.tracking import Tracker
 from pipeline.training.metrics_log import METRICS, MetricsLog
 
 _SHOWN_CAPTIONS = 8
+CAPTION_PAGE = "captions.html"
 
 
 def run(run: Run) -> None:
@@ -147,7 +150,16 @@ def _log(run: Run, tracked: Tracker, summary: Summary, results: Sequence[Result]
     if _several_sizes(results):
         for name in (PROTOCOL_MARKDOWN, PROTOCOL_PLOTS, MATCHES):
             tracked.log_artifact(_report_dir(run) / name)
-    run.tracker.log_table("captions.json", caption_table(results, _SHOWN_CAPTIONS))
+    captions = caption_table(results, _SHOWN_CAPTIONS)
+    page = _report_dir(run) / CAPTION_PAGE
+    write_text_atomic(page, caption_page(captions, title=f"{run.config.name}: captions"))
+    run.tracker.log_artifact(page)
+    run.tracker.log_table("captions.json", captions)
+    # Short names, the same at every support size: columns of the page that lists runs.
+    if (main := summary.means.get((summary.focus, headline_shots(results)))) is not None:
+        accuracy = main.attribute_accuracy
+        result = {"cider_d": main.cider_d.mean} | ({"attribute_accuracy": accuracy.mean} if accuracy else {})
+        run.tracker.log_metrics({name: round(value, 4) for name, value in result.items()})
     run.tracker.describe(headline(summary))
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from jobs._cli import config_from, console, job_parser, run_job, stage_progress
 from jobs._own_data import add_own_data, own_data, with_configuration_of_run, with_options
-from jobs._run import Run, open_run, run_stage
-from pipeline.config.artifacts import run_dir
+from jobs._run import TRACKING_FILE, Run, open_run, run_stage, tracking_id_of
+from pipeline.config.artifacts import run_dir, write_text_atomic
 from pipeline.config.root import project_root
 from pipeline.runtime.fanout import fan_out
 from pipeline.runtime.identities import identities
@@ -65,6 +65,9 @@ def integrate_own_data(args: argparse.Namespace) -> None:
     with stage_progress("integrate", total=1, unit="adapters") as advance:
         result = integrate_own(config, own, root, directory)
         advance(note=own.dataset.name if result.made else "done before, kept")
+    if (made_by := tracking_id_of(directory)) is not None:
+        # An adapter may lie anywhere; a model that is registered from it says which run it comes from.
+        write_text_atomic(result.directory / TRACKING_FILE, made_by + "\n")
     left_out = f"; left out: {result.repeated} repeated pairs, {result.rejected} unusable rows"
     console.print(f"{result.pairs} pairs{left_out}\n{result.directory}", markup=False, soft_wrap=True)
     if args.register is not None:

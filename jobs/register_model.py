@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs._cli import config_from, console, job_parser, run_job, stage_progress
+from jobs._run import tracking_id_of
 from pipeline.config.root import project_root
 from pipeline.config.schema import ExperimentConfig
 from pipeline.evaluation.provenance import git_commit
@@ -25,6 +26,7 @@ def register(
 ) -> None:
     """Register an adapter, and say how to run it."""
     # Not above: torch takes seconds, and `--help` needs none.
+    from pipeline.tracking import source_tags
     from pipeline.tracking.registry import register_adapter
     from pipeline.tracking.store import Store, local_uri
 
@@ -37,7 +39,8 @@ def register(
             root,
             example=example,
             copy_models=copy_models,
-            tags={"commit": str(git_commit(root))},
+            tags=source_tags("jobs.register_model", str(git_commit(root))),
+            made_by=tracking_id_of(directory),
         )
         advance(note=f"{made.name}, version {made.version}")
     console.print(

@@ -26,7 +26,7 @@ from pipeline.tracking.store import Store, local_uri
 SPOOL = "mlflow_spool"
 """Folder, beside the local store, of what a store has not taken yet."""
 
-__all__ = ["Kind", "MlflowTracker", "NullTracker", "RunHandle", "Tracker", "attach", "open_tracker"]
+__all__ = ["Kind", "MlflowTracker", "NullTracker", "RunHandle", "Tracker", "attach", "open_tracker", "source_tags"]
 
 
 def open_tracker(
@@ -49,14 +49,7 @@ def open_tracker(
     """
     if not config.enabled:
         return NullTracker()
-    tags = {
-        "commit": commit,
-        "config_fingerprint": config_fingerprint,
-        "mlflow.source.name": source,
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": commit.removesuffix("+dirty"),
-        "mlflow.user": _user(),
-    }
+    tags = {**source_tags(source, commit), "config_fingerprint": config_fingerprint}
     store = Store(config.uri or local_uri(runs_dir), config.experiment)
     spec = RunSpec(
         name=name,
@@ -74,6 +67,17 @@ def attach(handle: RunHandle | None) -> Tracker:
         return NullTracker()
     spec = RunSpec(name=handle.name, kind="run", key=handle.key, tags=handle.tags, owned=False)
     return MlflowTracker(Store(handle.uri, handle.experiment), spec, handle.spool_dir)
+
+
+def source_tags(source: str, commit: str) -> dict[str, str]:
+    """Which job, of which code, and whose."""
+    return {
+        "commit": commit,
+        "mlflow.source.name": source,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": commit.removesuffix("+dirty"),
+        "mlflow.user": _user(),
+    }
 
 
 def _user() -> str:

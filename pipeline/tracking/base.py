@@ -34,6 +34,18 @@ class RunHandle:
     """Handed down to children."""
 
 
+_STOPPED = (None, 0, 130, 143)
+"""Exit codes of a run that was told to stop: Ray answers Ctrl-C with 0; 128 + signal."""
+
+
+def final_status(error: BaseException | None) -> str:
+    """MLflow's word for how a run ended."""
+    if error is None:
+        return "FINISHED"
+    stopped = isinstance(error, SystemExit) and error.code in _STOPPED
+    return "KILLED" if stopped or isinstance(error, KeyboardInterrupt | GeneratorExit) else "FAILED"
+
+
 class Tracker(Protocol):
     """One run.  As a context it sets the run's final state: finished, failed, or killed."""
 
@@ -92,6 +104,12 @@ class Tracker(Protocol):
     def describe(self, markdown: str) -> None:
         """The text that the run's page opens with, such as the result in a sentence."""
 
+    def log_view(self, name: str, kind: Kind, *, params: Sequence[str], metrics: Sequence[str]) -> str:
+        """Save a view of this run's children of that kind, with these columns, the best of the first metric on top.
+
+        Returns its address within the store's pages, for `describe`; empty where nothing is tracked.
+        """
+
     def flush(self) -> None:
         """Write what is buffered now."""
 
@@ -149,6 +167,10 @@ class NullTracker:
 
     def describe(self, markdown: str) -> None:
         """Does nothing."""
+
+    def log_view(self, name: str, kind: Kind, *, params: Sequence[str], metrics: Sequence[str]) -> str:
+        """Nothing to open."""
+        return ""
 
     def flush(self) -> None:
         """Does nothing."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline.tracking.base import Kind, RunHandle
+from pipeline.tracking.base import Kind, RunHandle, final_status
 from pipeline.tracking.delivery import Delivery, deliver_abandoned
 from pipeline.tracking.params import flatten, redact
 from pipeline.tracking.spool import Spool, any_waiting
@@ -33,13 +33,12 @@ from pipeline.tracking.store import (
     store_errors,
 )
 from pipeline.tracking.system import SystemMetrics
+from pipeline.tracking.views import view_key, view_page
 
 _log = logging.getLogger(__name__)
 PATIENCE_S = 20.0
 """How long the end of a job waits for a store that is away; what waits longer is delivered by the next job."""
 SYSTEM_METRICS_S = 5.0
-_STOPPED = (None, 0, 130, 143)
-"""Exit codes of a run that was told to stop: Ray answers Ctrl-C with 0; 128 + signal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +190,13 @@ class MlflowTracker:
         """The text on the run's page."""
         self.set_tags({"mlflow.note.content": markdown})
 
+    def log_view(self, name: str, kind: Kind, *, params: Sequence[str], metrics: Sequence[str]) -> str:
+        """A saved view of the experiment's page; the link opens it from any page of MLflow's."""
+        key = view_key(self._spec.key)
+        what = {"name": name, "children": kind, "params": list(params), "metrics": list(metrics)}
+        self._begun().add({"kind": "view", "key": key, "ms": _now_ms(), **what})
+        return view_page(self._store.experiment_id, key)
+
     def flush(self) -> None:
         """Deliver what waits now, if the store takes it."""
         if self._delivery is not None:
@@ -216,7 +222,9 @@ class MlflowTracker:
             self._system.finish()
         if self._spec.owned and isinstance(error, Exception):
             self.set_tags({"error": f"{type(error).__name__}: {error}"[:500]})
-        self._delivery.finish({"kind": "end", "status": _status(error), "ms": _now_ms()} if self._spec.owned else None)
+        self._delivery.finish(
+            {"kind": "end", "status": final_status(error), "ms": _now_ms()} if self._spec.owned else None
+        )
         if self._spec.parent is None:
             self._wait()
 
@@ -283,10 +291,3 @@ class MlflowTracker:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _status(error: BaseException | None) -> str:
-    if error is None:
-        return "FINISHED"
-    stopped = isinstance(error, SystemExit) and error.code in _STOPPED
-    return "KILLED" if stopped or isinstance(error, KeyboardInterrupt | GeneratorExit) else "FAILED"

@@ -25,7 +25,8 @@ from pipeline.config.schema import SignalKind
 from pipeline.encoders import precomputed
 from pipeline.encoders.folder import model_folder
 from pipeline.encoders.project_class import is_class_path
-from pipeline.tracking.store import Store, quiet_mlflow
+from pipeline.tracking.params import flatten
+from pipeline.tracking.store import KEY_TAG, Store, quiet_mlflow
 
 _REQUIREMENTS = (
     "mlflow", "torch", "transformers", "safetensors", "pydantic", "numpy", "pandas", "pyarrow", "pillow", "soundfile",
@@ -56,10 +57,16 @@ def register_adapter(
     example: Path | None = None,
     copy_models: bool = True,
     tags: dict[str, str] | None = None,
+    made_by: str | None = None,
 ) -> Registered:
-    """Log an adapter as a model, and register it."""
+    """Log an adapter as a model, in a run of its own, and register it.
+
+    `made_by` is the start of the key of the run whose models made it; where the store knows that run, the new one lies
+    below it.
+    """
     projector, card = load_adapter(directory)
     column, value = _example(card, example)
+    facts, parent = _facts(card), _run_of(store, made_by)
     mlflow = quiet_mlflow()
     mlflow.set_tracking_uri(store.uri)
     with tempfile.TemporaryDirectory() as scratch:
@@ -78,8 +85,11 @@ def register_adapter(
         # MLflow tells on stderr what the caller will say itself; what goes wrong is raised.
         with (
             contextlib.redirect_stderr(io.StringIO()),
-            mlflow.start_run(experiment_id=store.experiment_id, run_name=f"register {name}", tags=tags or {}),
+            mlflow.start_run(experiment_id=store.experiment_id, run_name=name, tags=_tags(card, parent, tags or {})),
         ):
+            # Before the model, which takes them over.
+            mlflow.log_params(flatten(facts))
+            mlflow.log_metrics(card.scores)
             info = mlflow.pyfunc.log_model(
                 name="adapter",
                 python_model=str(Path(__file__).with_name("pyfunc.py")),
@@ -93,7 +103,59 @@ def register_adapter(
                 metadata={"modality": card.modality, "license": card.license, "shots": card.shots},
             )
     number = str(info.registered_model_version)
+    _describe(store.client, name, number, facts, card, parent)
     return Registered(name=name, version=number, uri=f"models:/{name}/{number}", tracking_uri=store.uri)
+
+
+def _facts(card: AdapterCard) -> dict[str, Any]:
+    """What tells versions of a model apart."""
+    return {
+        "modality": card.modality,
+        "method": card.method,
+        "shots": card.shots,
+        "rank": card.rank,
+        "finetune_steps": card.finetune_steps,
+        "encoder": card.encoder.path,
+        "llm": card.llm.path,
+        "license": card.license,
+    }
+
+
+def _run_of(store: Store, made_by: str | None) -> Any:
+    """The newest run of that key; None where there is none, as in a store that is not the run's."""
+    if made_by is None:
+        return None
+    query = f"tags.`{KEY_TAG}` LIKE '{made_by}-%' AND tags.kind = 'run'"
+    newest = ["attributes.start_time DESC"]
+    found = store.client.search_runs([store.experiment_id], filter_string=query, order_by=newest, max_results=1)
+    return next(iter(found), None)
+
+
+def _tags(card: AdapterCard, parent: Any, tags: dict[str, str]) -> dict[str, str]:
+    above = {} if parent is None else {"mlflow.parentRunId": parent.info.run_id}
+    return {"kind": "adapter", "config_fingerprint": card.config_fingerprint, **above, **tags}
+
+
+def _describe(client: Any, name: str, number: str, facts: dict[str, Any], card: AdapterCard, parent: Any) -> None:
+    """What the registry's pages say of the model and of its version."""
+    pairs = f"{card.shots} pairs, {card.finetune_steps} steps of fine-tuning"
+    text = f"Captions **{card.modality}** ({card.signals.kind}): `{card.method}` from {pairs}."
+    text += f" Encoder `{facts['encoder']}`, language model `{facts['llm']}`, licence: {card.license}."
+    if card.scores:
+        text += " On its test rows: " + ", ".join(f"{key} {value:.3f}" for key, value in card.scores.items()) + "."
+    if parent is not None:
+        page = f"#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
+        text += f" Made by the models of run [{parent.info.run_name}]({page})."
+    client.update_model_version(name, number, description=text)
+    for key in ("modality", "method", "shots"):
+        client.set_model_version_tag(name, number, key, str(facts[key]))
+    if not client.get_registered_model(name).description:
+        client.update_registered_model(
+            name,
+            f"Writes a caption of every {card.signals.kind} that it is given. A version is an adapter with its frozen "
+            "encoder and language model.",
+        )
+    client.set_tag(client.get_model_version(name, number).run_id, "mlflow.note.content", text)
 
 
 def _with_copies(card: AdapterCard, root: Path, folder: Path) -> AdapterCard:

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import sqlite3
+import time
 from contextlib import closing
 from functools import cache, cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ import psutil
 
 from pipeline.config.fingerprint import fingerprint
 from pipeline.tracking.params import redact
+from pipeline.tracking.views import results_view
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
@@ -117,6 +119,7 @@ class Store:
             experiment = self._create_experiment(location)
         elif database and location and _is_ours_elsewhere(experiment.artifact_location, location):
             _relocate(database, experiment.artifact_location, location)
+        _save_results_view(self.client, experiment)
         _close_orphans(self.client, experiment.experiment_id)
         return str(experiment.experiment_id)
 
@@ -161,6 +164,13 @@ def _host() -> str:
     except OSError:
         namespace = "pid"
     return f"{socket.gethostname()} {namespace}"
+
+
+def _save_results_view(client: Any, experiment: Any) -> None:
+    """Also for experiments that somebody else made, unless they have one: theirs may be another."""
+    name, value = results_view(time.time_ns() // 1_000_000)
+    if name not in experiment.tags:
+        client.set_experiment_tag(experiment.experiment_id, name, value)
 
 
 def _close_orphans(client: Any, experiment_id: str) -> None:

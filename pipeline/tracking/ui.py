@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from pipeline.tracking.store import ARTIFACTS, DATABASE, local_uri
+from pipeline.tracking.views import RESULTS, VIEW_TAG, view_page
 
 HOST = "127.0.0.1"
 UI_ENVIRONMENT = {
@@ -22,11 +23,17 @@ UI_ENVIRONMENT = {
 
 
 def ui_address(runs_dir: Path, experiment: str, port: int) -> str:
-    """Page to open: the experiment's runs, in the view made for training rather than for chat traces."""
+    """Page to open: the experiment's runs with their scores, in the part for training rather than for chat traces."""
+    query = (
+        "SELECT experiment_id, EXISTS (SELECT 1 FROM experiment_tags AS t WHERE t.experiment_id = e.experiment_id AND "
+        "t.key = ?) FROM experiments AS e WHERE name = ?"
+    )
     with closing(sqlite3.connect(f"file:{runs_dir.resolve() / DATABASE}?mode=ro", uri=True)) as connection:
-        row = connection.execute("SELECT experiment_id FROM experiments WHERE name = ?", (experiment,)).fetchone()
-    page = f"experiments/{row[0]}/runs" if row else "experiments"
-    return f"http://{HOST}:{port}/#/{page}?workflowType=machine_learning"
+        row = connection.execute(query, (VIEW_TAG + RESULTS, experiment)).fetchone()
+    server = f"http://{HOST}:{port}/"
+    if row and row[1]:
+        return server + view_page(row[0], RESULTS)
+    return f"{server}#/{f'experiments/{row[0]}/runs' if row else 'experiments'}?workflowType=machine_learning"
 
 
 def ui_command(runs_dir: Path, port: int) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.tracking.spool import Record
 from pipeline.tracking.store import KEY_TAG, PROCESS_TAG, Store
+from pipeline.tracking.views import children_view
 
 _log = logging.getLogger(__name__)
 _TABLES_TAG = "mlflow.loggedArtifacts"
@@ -213,6 +214,13 @@ class RunWriter:
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
 
+    def _view(self, record: Record) -> None:
+        tag, value = children_view(
+            record["key"], record["name"], record["ms"], run_id=self.begin(), kind=record["children"],
+            params=record["params"], metrics=record["metrics"],
+        )  # fmt: skip
+        self.store.client.set_experiment_tag(self.store.experiment_id, tag, value)
+
     def _end(self, record: Record) -> None:
         self.store.client.set_terminated(self.begin(), status=record["status"], end_time=record["ms"])
 
@@ -229,5 +237,6 @@ _ACTIONS = {
     "table": RunWriter._table,
     "dataset": RunWriter._dataset,
     "model": RunWriter._model,
+    "view": RunWriter._view,
     "end": RunWriter._end,
 }

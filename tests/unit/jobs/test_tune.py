@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from PIL import Image
 
 from jobs import tune
+from jobs._run import Run
 from jobs._sweep_report import best_of, importances, write_best, write_plots
+from jobs._sweep_tracking import SweepTracking
 from jobs.tune import SWEEP_FILE, check_folder, sweep_identity
 from pipeline.config.load import load_config, override
 from pipeline.config.presets import build_preset
 from pipeline.config.space import Distribution, SearchSpace
-from pipeline.runtime.tune_records import TrialRecord
+from pipeline.evaluation.provenance import Commit, PeakRss
+from pipeline.runtime.tune_records import TrialRecord, TrialRecords
 from pipeline.runtime.tune_trial import pretrainings, sweep_config
+from pipeline.tracking import Kind, NullTracker, Tracker
 
 SMOKE = build_preset("smoke")
 RANK, RATE, KIND, LAYERS = "hypernet.rank", "meta.optim.learning_rate", "hypernet.kind", "hypernet.layers"
@@ -148,3 +154,55 @@ def test_projectors_are_shared_by_trials_that_read_the_same_settings(
     assert sorted(config.projector.soft_tokens for config in shared.values()) == [4, 8]
     ranged = SearchSpace(space={"projector.dropout": Distribution(uniform=(0.0, 0.5))})
     assert pretrainings(base, ranged, tmp_path) == {}
+
+
+class Listener(NullTracker):
+    """Keeps what a sweep's page is told."""
+
+    def __init__(self) -> None:
+        self.views: list[tuple[str, list[str], list[str]]] = []
+        self.text = ""
+        self.metrics: dict[str, float] = {}
+
+    def log_view(self, name: str, kind: Kind, *, params: Sequence[str], metrics: Sequence[str]) -> str:
+        self.views.append((name, list(params), list(metrics)))
+        return "#/page?key=1"
+
+    def describe(self, markdown: str) -> None:
+        self.text = markdown
+
+    def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        self.metrics |= values
+
+
+def test_a_sweeps_page_leads_to_its_trials(tmp_path: Path) -> None:
+    listener, records = Listener(), TrialRecords(tmp_path / "trials", SPACE)
+    for number, score in enumerate((0.31234567, 0.7654321)):
+        records.put(trial(number, score))
+    run = Run(
+        config=SMOKE,
+        root=tmp_path,
+        directory=tmp_path,
+        tracker=listener,
+        commit=cast("Commit", "feed"),
+        verbose=False,
+        peak=PeakRss(),
+    )
+    tune._report(run, SPACE, records, tmp_path)
+    assert listener.views == [
+        (f"Trials of {SMOKE.name}", list(SPACE.space), ["score", "loss", "deployed_parameters"]),
+    ]
+    assert "[Compare the trials](#/page?key=1&compareRunsMode=CHART), or [as a table](#/page?key=1)" in listener.text
+    assert records.get(1).name in listener.text and listener.metrics == {"best_score": 0.7654}
+
+
+def test_scores_in_tracking_are_short_and_in_the_record_whole(tmp_path: Path) -> None:
+    records = TrialRecords(tmp_path / "trials", SPACE)
+    record = records.put(trial(0, 0.31234567, state="running"))
+    listener = Listener()
+    monkey = SimpleNamespace(child=lambda *_, **__: listener)
+    with SweepTracking(cast("Tracker", monkey), records, lambda *_, **__: None, (2,)) as watch:
+        watch.begin(record)
+        watch.report(record)
+    assert listener.metrics == {"score": 0.3123, "deployed_parameters": 100.0, "seconds": 1.0}
+    assert records.get(0).score == 0.31234567

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.config.schema import TrackingConfig
 from pipeline.tracking import open_tracker
+from pipeline.tracking.store import Store, local_uri
 from pipeline.tracking.ui import HOST, UI_ENVIRONMENT, ui_address, ui_command
 
 
@@ -71,6 +72,13 @@ def test_the_address_is_the_experiments_page(runs_dir: Path) -> None:
     ) as run:
         run.log_metrics({"x": 0.0})
     assert ui_address(runs_dir, "semi", 5000) == (
+        "http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=results&workflowType=machine_learning"
+    )
+
+
+def test_a_store_without_the_view_opens_at_its_runs(runs_dir: Path) -> None:
+    Store(local_uri(runs_dir), "older").client.create_experiment("older")
+    assert ui_address(runs_dir, "older", 5000) == (
         "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
     )
 
