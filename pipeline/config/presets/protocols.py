@@ -53,9 +53,10 @@ FACTORS = (
             "no-text": {"episodes.text_fraction": 0.0},
             "plain-text": {"episodes.text_scale": 0.0, "episodes.text_noise": 0.0},
         },
-        note="Base: Haar rotations of the signals, and text that plays a signal in 70% of the episodes, scaled and "
-        "disturbed. The equivariant hypernetwork is blind to isometries by construction: `none`, `signed_permutation`, "
-        "`householder-4` and `bank-64` can differ from base by rounding alone. `scale` and `warp` are no isometries.",
+        note="Base: Haar rotations, and text that plays a signal in 70% of the episodes, scaled along random axes and "
+        "disturbed. The equivariant hypernetwork is blind to isometries of signals by construction: all that `none`, "
+        "`signed_permutation`, `householder-4` and `bank-64` change is along which axes such text is scaled. `scale` "
+        "and `warp` are no isometries. `no-text`: signals alone; `plain-text`: text neither scaled nor disturbed.",
     ),
     FactorConfig(
         name="rank",
@@ -89,7 +90,8 @@ FACTORS = (
             "rank-8": {"hypernet.rank": 8},
             "text-conditioning-off": {"hypernet.text_conditioning": False},
         },
-        note="Base: the paper's attention hypernetwork, frozen projector, which isometries do not leave alone.",
+        note="Base: the paper's attention hypernetwork with a frozen projector; it is not blind to isometries. "
+        "`rank-8` keeps alpha, so that its product is scaled by 4 instead of 1.",
     ),
 )
 """What issue 5 asks for; each in one respect."""
