@@ -86,13 +86,15 @@ def test_trials_never_see_held_out_modalities() -> None:
 
 def test_a_folder_holds_one_sweep_and_is_continued_on_request(tmp_path: Path) -> None:
     identity = sweep_identity(sweep_config(SMOKE, SPACE), SPACE)
-    check_folder(tmp_path, identity, resume=False)
+    check_folder(tmp_path, identity, resume=None)
+    check_folder(tmp_path, identity, resume="auto")
     (tmp_path / SWEEP_FILE).write_text(f'{{"identity": "{identity}"}}')
-    check_folder(tmp_path, identity, resume=True)
+    check_folder(tmp_path, identity, resume="must")
+    check_folder(tmp_path, identity, resume="auto")
     with pytest.raises(ValueError, match="holds this sweep already: go on with --resume"):
-        check_folder(tmp_path, identity, resume=False)
+        check_folder(tmp_path, identity, resume=None)
     with pytest.raises(ValueError, match="holds a sweep of another space or configuration"):
-        check_folder(tmp_path, "another", resume=True)
+        check_folder(tmp_path, "another", resume="auto")
 
 
 def test_more_trials_and_another_cluster_are_the_same_sweep() -> None:
