@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from pipeline.config.space import Distribution, SearchSpace
 from pipeline.runtime.tune_records import TrialRecord
 from pipeline.runtime.tune_trial import pretrainings, sweep_config
 
+ROOT = Path(__file__).resolve().parents[3]
 SMOKE = build_preset("smoke")
 RANK, RATE, KIND, LAYERS = "hypernet.rank", "meta.optim.learning_rate", "hypernet.kind", "hypernet.layers"
 SPACE = SearchSpace(
@@ -65,6 +68,20 @@ def test_a_bad_sweep_is_refused_and_leaves_nothing(
     with pytest.raises(ValueError, match=re.escape(message)):
         tune.main()
     assert not runs.exists()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("validation: [audio]\nspace: {seed: {grid: [1]}}", encoding="utf-8")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "jobs.tune", "--preset", "smoke", "--space", str(tmp_path / "space.yaml")]
+        command += ["--set", f"runs_dir={tmp_path / 'runs'}", "--set", f"runtime.address={address}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"error: runtime.address: no Ray cluster answers at '{address}'")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_attribute_accuracy_needs_attributes() -> None:
