@@ -26,11 +26,11 @@ from typing import Any
 import psutil
 
 from pipeline.config.schema import RuntimeConfig
+from pipeline.runtime.address import no_cluster, require_listener
 
 TEMP_PREFIX = "semi-ray-"
 MAX_OBJECT_STORE = 2 * 2**30
 START_ATTEMPTS = 3
-_ANSWER_S = 30.0
 SHARED_MEMORY = Path("/dev/shm")
 CODE_EXCLUDES = (".git", ".venv", "runs", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis")
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -108,7 +108,7 @@ def ray_session(
                 options = _private_options(config, root, num_cpus, port, folder / "r")
             else:
                 if config.address is not None:
-                    _require_listener(address)
+                    require_listener(address)
                 options = _joined_options(config, root, address)
             stack.callback(ray.shutdown)
             _connect(ray, options, verbose)
@@ -180,24 +180,6 @@ def _joined_options(config: RuntimeConfig, root: Path, address: str) -> dict[str
     return {"address": address, "runtime_env": runtime_env}
 
 
-def _require_listener(address: str) -> None:
-    """Where nothing listens, Ray itself goes on trying for more than ten minutes."""
-    host, found, port = address.rpartition("://")[2].rpartition(":")
-    if not found or not port.isdigit():
-        return  # such as `auto`: Ray looks it up
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
-    except (OSError, OverflowError) as error:
-        raise _no_cluster(address, str(error)) from error
-
-
-def _no_cluster(address: str, reason: str) -> ValueError:
-    return ValueError(
-        f"runtime.address: no Ray cluster answers at {address!r} ({reason}): start one, correct the address, or leave "
-        "it unset for a private cluster"
-    )
-
-
 def _address_of_job() -> str | None:
     # RAY_ADDRESS alone is not enough: a stray one in a shell must not send a run to somebody else's cluster.
     return os.environ.get("RAY_ADDRESS") if JOB_VARIABLE in os.environ else None
@@ -213,7 +195,7 @@ def _connect(ray: Any, options: dict[str, Any], verbose: bool) -> None:
                 ray.init(**options, log_to_driver=verbose, logging_level=level)
             return
         except ConnectionError as error:
-            raise _no_cluster(options["address"], str(error).strip().partition("\n")[0]) from error
+            raise no_cluster(options["address"], str(error).strip().partition("\n")[0]) from error
         except Exception as error:  # Ray raises this very class
             # Ray gives its own processes 30 s, which a busy machine may not keep; nothing else is tried again.
             if attempt == START_ATTEMPTS or "timed out during startup" not in str(error):
