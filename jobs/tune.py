@@ -11,6 +11,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args
 
 from jobs import extract_embeddings, prepare_miniature
 from jobs._cli import config_from, console, job_parser, run_job, stage_progress
@@ -29,6 +30,7 @@ from pipeline.runtime.session import ray_session
 from pipeline.runtime.tune_records import TABLE, TrialRecords
 from pipeline.runtime.tune_trial import pretrainings, sweep_config
 
+Resume = Literal["must", "auto"]
 FOLDER, SWEEP_FILE, BEST = "tune", "sweep.json", "best.yaml"
 
 
@@ -38,11 +40,11 @@ def sweep_identity(config: ExperimentConfig, space: SearchSpace) -> str:
     return fingerprint((tree, replace(space, samples=1, concurrent=None, workers=1)))
 
 
-def check_folder(directory: Path, identity: str, *, resume: bool) -> None:
+def check_folder(directory: Path, identity: str, *, resume: Resume | None) -> None:
     """Another sweep's trials are never mixed with this one's, and a sweep is continued only when that is asked for."""
     path = directory / SWEEP_FILE
     if not path.exists():
-        if resume:
+        if resume == "must":
             raise ValueError(f"{directory} holds no sweep to resume: leave --resume out, or correct --name")
         return
     if json.loads(path.read_text(encoding="utf-8"))["identity"] != identity:
@@ -91,7 +93,13 @@ def _report(run: Run, space: SearchSpace, records: TrialRecords, directory: Path
 def _arguments() -> argparse.Namespace:
     parser = job_parser(__doc__)
     parser.add_argument("--space", type=Path, required=True, metavar="FILE", help="search space, see tune_spaces/")
-    parser.add_argument("--resume", action="store_true", help="go on with the sweep of this name, keeping its trials")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        choices=get_args(Resume),
+        const="must",
+        help="go on with the sweep of this name, keeping its trials; auto: or begin it where there is none",
+    )
     return parser.parse_args()
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.drivers import lives
+
 ROOT = Path(__file__).resolve().parents[1]
 START_LIMIT_S = 120.0
 _MARKER = "SEMI_RAY_NODES"
@@ -43,6 +45,8 @@ class RayNodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": token or self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Ray makes its workers nice, so that whatever else this machine does would starve them.
+            "RAY_worker_niceness": "0",
             "OMP_NUM_THREADS": "1",
             _MARKER: str(self.folder),
         }
@@ -62,6 +66,10 @@ class RayNodes:
     def start_worker(self, cpus: int = 2, *, hidden: Path | None = None) -> None:
         """Another node; a `hidden` folder is another one there (needs root)."""
         self._start(f"--address=127.0.0.1:{self.port}", cpus=cpus, hidden=hidden)
+
+    def workers(self) -> list[int]:
+        """Indices of the living nodes that run work."""
+        return [index for index in range(1, len(self.nodes)) if lives(self.nodes[index])]
 
     def kill(self, index: int) -> set[psutil.Process]:
         """SIGKILL a node: its raylet, its agents and all of its workers at once, as when the machine loses power."""

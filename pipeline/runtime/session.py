@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 
 from pipeline.config.schema import RuntimeConfig
+from pipeline.runtime.address import no_cluster, require_listener
 
 TEMP_PREFIX = "semi-ray-"
 MAX_OBJECT_STORE = 2 * 2**30
@@ -106,6 +107,8 @@ def ray_session(
                 # Ray opens its folder to everybody, hence one inside ours.
                 options = _private_options(config, root, num_cpus, port, folder / "r")
             else:
+                if config.address is not None:
+                    require_listener(address)
                 options = _joined_options(config, root, address)
             stack.callback(ray.shutdown)
             _connect(ray, options, verbose)
@@ -192,11 +195,7 @@ def _connect(ray: Any, options: dict[str, Any], verbose: bool) -> None:
                 ray.init(**options, log_to_driver=verbose, logging_level=level)
             return
         except ConnectionError as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ValueError(
-                f"runtime.address: no Ray cluster answers at {options['address']!r} ({reason}): start one, correct the "
-                f"address, or leave it unset for a private cluster"
-            ) from error
+            raise no_cluster(options["address"], str(error).strip().partition("\n")[0]) from error
         except Exception as error:  # Ray raises this very class
             # Ray gives its own processes 30 s, which a busy machine may not keep; nothing else is tried again.
             if attempt == START_ATTEMPTS or "timed out during startup" not in str(error):

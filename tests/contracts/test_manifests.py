@@ -24,6 +24,8 @@ import yaml
 from jsonschema.validators import validator_for
 
 from pipeline.config.load import load_config
+from pipeline.config.space import load_space
+from pipeline.runtime.tune_trial import sweep_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
@@ -147,7 +149,9 @@ def test_every_command_is_parsed_by_its_job(page: str, command: str, monkeypatch
     arguments = words[words.index(job) + 1 :]
     options = read(job, arguments, monkeypatch)
     if options.preset or options.overrides:
-        load_config(preset=options.preset or "miniature", overrides=options.overrides)
+        config = load_config(preset=options.preset or "miniature", overrides=options.overrides)
+        if job == "jobs.tune":
+            sweep_config(config, load_space(ROOT / options.space, config))
     if job == "jobs.submit" and getattr(options, "command", "") not in ("list", "logs", "stop"):
         # The job that is submitted parses what is not submit's.
         inner = arguments[arguments.index(options.command) + 1 :]
@@ -178,6 +182,14 @@ def read(job: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> arg
     return found
 
 
+def test_a_lost_head_costs_no_job() -> None:
+    """`backoffLimit` gives the same command again, which a sweep refuses without `--resume`."""
+    jobs = [document["spec"] for _, document in RAY if document["kind"] == "RayJob"]
+    assert len(jobs) == 3 and all(spec["backoffLimit"] > 0 for spec in jobs)
+    (sweep,) = [spec for spec in jobs if "jobs.tune" in spec["entrypoint"]]
+    assert "--resume auto" in sweep["entrypoint"]
+
+
 def test_commands_are_found() -> None:
     pages = {page for page, _ in commands()}
-    assert {"cluster.md", "kuberay-embeddings.yaml", "kuberay-meta-train.yaml"} <= pages
+    assert {"cluster.md", "kuberay-embeddings.yaml", "kuberay-meta-train.yaml", "kuberay-tune.yaml"} <= pages

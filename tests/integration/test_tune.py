@@ -186,3 +186,11 @@ def test_a_trial_that_the_cluster_cannot_hold_is_one_error_before_anything_start
     )
     assert said.count("\n") == 1
     assert not (sweeps.folder / "large").exists()
+
+
+def test_a_tracking_server_that_does_not_answer_is_one_error_before_any_trial(sweeps: Sweeps) -> None:
+    sweeps.start("untracked", KILLED, "--set", "tracking.uri=http://127.0.0.1:9").finish(code=2)
+    said = sweeps.said("untracked").splitlines()
+    assert [line.startswith("error: ") for line in said] == [False, True]
+    assert said[0].startswith("4 trials, 2 at once") and "'http://127.0.0.1:9' does not answer" in said[1]
+    assert not (sweeps.folder / "untracked" / "tune").exists()

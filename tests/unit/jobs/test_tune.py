@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +28,7 @@ from pipeline.runtime.tune_records import TrialRecord, TrialRecords
 from pipeline.runtime.tune_trial import pretrainings, sweep_config
 from pipeline.tracking import Kind, NullTracker, Tracker
 
+ROOT = Path(__file__).resolve().parents[3]
 SMOKE = build_preset("smoke")
 RANK, RATE, KIND, LAYERS = "hypernet.rank", "meta.optim.learning_rate", "hypernet.kind", "hypernet.layers"
 SPACE = SearchSpace(
@@ -73,6 +76,20 @@ def test_a_bad_sweep_is_refused_and_leaves_nothing(
     assert not runs.exists()
 
 
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("validation: [audio]\nspace: {seed: {grid: [1]}}", encoding="utf-8")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "jobs.tune", "--preset", "smoke", "--space", str(tmp_path / "space.yaml")]
+        command += ["--set", f"runs_dir={tmp_path / 'runs'}", "--set", f"runtime.address={address}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"error: runtime.address: no Ray cluster answers at '{address}'")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_attribute_accuracy_needs_attributes() -> None:
     audio = next(number for number, dataset in enumerate(SMOKE.datasets) if dataset.name == "audio")
     tree = [*SMOKE.datasets]
@@ -92,13 +109,15 @@ def test_trials_never_see_held_out_modalities() -> None:
 
 def test_a_folder_holds_one_sweep_and_is_continued_on_request(tmp_path: Path) -> None:
     identity = sweep_identity(sweep_config(SMOKE, SPACE), SPACE)
-    check_folder(tmp_path, identity, resume=False)
+    check_folder(tmp_path, identity, resume=None)
+    check_folder(tmp_path, identity, resume="auto")
     (tmp_path / SWEEP_FILE).write_text(f'{{"identity": "{identity}"}}')
-    check_folder(tmp_path, identity, resume=True)
+    check_folder(tmp_path, identity, resume="must")
+    check_folder(tmp_path, identity, resume="auto")
     with pytest.raises(ValueError, match="holds this sweep already: go on with --resume"):
-        check_folder(tmp_path, identity, resume=False)
+        check_folder(tmp_path, identity, resume=None)
     with pytest.raises(ValueError, match="holds a sweep of another space or configuration"):
-        check_folder(tmp_path, "another", resume=True)
+        check_folder(tmp_path, "another", resume="auto")
 
 
 def test_more_trials_and_another_cluster_are_the_same_sweep() -> None:

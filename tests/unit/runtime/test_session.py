@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,13 @@ def ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeRay]:
     before = signal.getsignal(signal.SIGTERM)
     yield fake
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def head() -> Iterator[str]:
+    """Where something listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 def test_a_job_keeps_its_own_handler_of_sigterm(ray: FakeRay, tmp_path: Path) -> None:
@@ -144,32 +152,47 @@ def test_inside_a_job_its_cluster_and_code_are_used(
     assert ray.options["runtime_env"] == {"env_vars": worker_environment(1, None)}
 
 
-def test_a_cluster_joined_from_outside_gets_this_checkout(ray: FakeRay, tmp_path: Path) -> None:
-    with ray_session(RuntimeConfig(address="head:6379"), root=tmp_path):
-        assert ray.options["address"] == "head:6379"
+def test_a_cluster_joined_from_outside_gets_this_checkout(ray: FakeRay, head: str, tmp_path: Path) -> None:
+    with ray_session(RuntimeConfig(address=head), root=tmp_path):
+        assert ray.options["address"] == head
     assert ray.options["runtime_env"]["working_dir"] == str(tmp_path)
     assert {".git", ".venv", "runs"} <= set(ray.options["runtime_env"]["excludes"])
     assert "RAY_AUTH_MODE" not in ray.environment  # no token is known
     assert "RAY_API_SERVER_ADDRESS" not in ray.environment
 
 
-def test_a_token_at_hand_is_sent_to_a_joined_cluster(ray: FakeRay, tmp_path: Path) -> None:
+def test_a_token_at_hand_is_sent_to_a_joined_cluster(ray: FakeRay, head: str, tmp_path: Path) -> None:
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("secret")
-    with ray_session(RuntimeConfig(address="head:6379"), root=tmp_path):
+    with ray_session(RuntimeConfig(address=head), root=tmp_path):
         assert ray.environment["RAY_AUTH_MODE"] == "token"
         assert "RAY_AUTH_TOKEN" not in ray.environment
 
 
-def test_an_address_without_a_cluster_is_one_clear_error(ray: FakeRay, tmp_path: Path) -> None:
-    ray.errors = [ConnectionError("Could not reach head:6379\nmany lines")]
+def test_an_address_without_a_cluster_is_one_clear_error(ray: FakeRay, head: str, tmp_path: Path) -> None:
+    ray.errors = [ConnectionError("Could not reach it\nmany lines")]
     before = dict(os.environ)
-    with (
-        pytest.raises(ValueError, match=r"^runtime.address: no Ray cluster answers at 'head:6379' \(Could not reach"),
-        ray_session(RuntimeConfig(address="head:6379"), root=tmp_path),
-    ):
+    message = rf"^runtime.address: no Ray cluster answers at '{head}' \(Could not reach it\): start one"
+    with pytest.raises(ValueError, match=message), ray_session(RuntimeConfig(address=head), root=tmp_path):
         pass
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_where_nothing_listens_ray_is_not_asked(scheme: str, ray: FakeRay, tmp_path: Path) -> None:
+    """It would try for more than ten minutes."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"
+        message = rf"^runtime.address: no Ray cluster answers at '{address}' \(.*refused\): start one"
+        with pytest.raises(ValueError, match=message), ray_session(RuntimeConfig(address=address), root=tmp_path):
+            pass
+    assert ray.options == {}
+
+
+def test_an_address_that_ray_looks_up_is_left_to_it(ray: FakeRay, tmp_path: Path) -> None:
+    with ray_session(RuntimeConfig(address="auto"), root=tmp_path):
+        assert ray.options["address"] == "auto"
 
 
 def test_a_start_that_a_busy_machine_missed_is_tried_again(ray: FakeRay, tmp_path: Path) -> None:
