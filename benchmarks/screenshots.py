@@ -76,13 +76,13 @@ def shots(store: Store, run: str, sweep: str, model: str) -> list[Shot]:
     page, version = f"{runs}/{pipeline.info.run_id}", f"models/{model}/versions"
     newest = max(int(one.version) for one in store.client.search_model_versions(f"name = '{model}'"))
     return [
-        Shot(name="runs", page=overview, texts=[run, sweep]),
+        Shot(name="runs", page=overview, texts=[run, sweep, model]),
         Shot(name="run", page=page + here, texts=["Metrics (", "Child runs", "Parameters ("]),
         Shot(name="charts", page=f"{runs}/{training.info.run_id}/model-metrics{here}", texts=["loss"], pictures=4),
         Shot(name="captions", page=f"{page}/artifacts/captions.html{here}", texts=["captions.html"], pictures=1),
         Shot(name="sweep", page=view, texts=[f"Trials of {sweep}", "matching runs"]),
         Shot(name="parallel", page=view + "&compareRunsMode=CHART", texts=["Parallel Coordinates"], pictures=1),
-        Shot(name="model", page=f"{version}/{newest}", texts=["Source Run", "Captions ", "Schema"]),
+        Shot(name="model", page=f"{version}/{newest}{here}", texts=["Source Run", "Captions ", "Schema"]),
     ]
 
 

@@ -16,8 +16,10 @@ from pipeline.runtime.tune_trial import rung_dir
 from pipeline.tracking import Tracker
 from pipeline.training.metrics_log import METRICS, MetricsLog
 
-SHOWN_DIGITS = 4
-"""Of scores and seconds: the table of trials shows every digit that it is given; `trials.parquet` has them all."""
+
+def shown(value: float) -> float:
+    """Four digits of it: the table of trials shows every digit that it is given; the trial's files have them all."""
+    return float(f"{value:.4g}") if abs(value) < 1000 else round(value, 1)
 
 
 class SweepTracking:
@@ -37,11 +39,11 @@ class SweepTracking:
         """A rung's scores, and the losses on the way there."""
         child, result = self._open[record.number][0], record.results[-1]
         steps = int(result["steps"])
-        child.log_metrics({k: round(value, SHOWN_DIGITS) for k, value in result.items() if k != "steps"}, step=steps)
+        child.log_metrics({name: shown(value) for name, value in result.items() if name != "steps"}, step=steps)
         curve = f"loss_at_rung_{steps}" if steps in self._rungs else "loss"
         log = MetricsLog(rung_dir(self._records.folder(record), steps) / "meta_train" / METRICS)
         for entry in log.read():
-            child.log_metrics({curve: entry["loss"]}, step=entry["step"])
+            child.log_metrics({curve: shown(entry["loss"])}, step=entry["step"])
 
     def end(self, record: TrialRecord) -> None:
         """Close the trial's run: FAILED where the trial failed; one that the scheduler stopped is FINISHED."""

@@ -142,7 +142,7 @@ def _log(run: Run, tracked: Tracker, summary: Summary, results: Sequence[Result]
         if cell.attribute_accuracy is not None:
             scores[f"mean/{method}/shots_{shots}/attribute_accuracy"] = cell.attribute_accuracy.mean
     for target in (tracked, run.tracker):
-        target.log_metrics(scores)
+        target.log_metrics({name: round(score, 4) for name, score in scores.items()})  # `report.json` has every digit
         for name in (REPORT_JSON, REPORT_MARKDOWN):
             target.log_artifact(_report_dir(run) / name)
         target.log_artifact(_report_dir(run) / PLOTS)

@@ -17,7 +17,7 @@ from jobs import extract_embeddings, prepare_miniature
 from jobs._cli import config_from, console, job_parser, run_job, stage_progress
 from jobs._run import Run, open_run
 from jobs._sweep_report import best_of, write_best, write_plots
-from jobs._sweep_tracking import SHOWN_DIGITS, SweepTracking
+from jobs._sweep_tracking import SweepTracking, shown
 from jobs._training import run_training
 from pipeline.config.artifacts import run_dir, write_text_atomic
 from pipeline.config.fingerprint import fingerprint
@@ -79,7 +79,7 @@ def _report(run: Run, space: SearchSpace, records: TrialRecords, directory: Path
     plots = write_plots(directory / "plots", trials, space)
     for path in (directory / TABLE, directory / BEST, *plots):
         run.tracker.log_artifact(path)
-    run.tracker.log_metrics({"best_score": round(best.score or 0.0, SHOWN_DIGITS)})
+    run.tracker.log_metrics({"best_score": shown(best.score or 0.0)})
     metrics = ("score", "loss", *([space.against] if space.against else []))
     page = run.tracker.log_view(f"Trials of {run.config.name}", "trial", params=list(space.space), metrics=metrics)
     text = f"Best trial: **{best.name}**, {space.metric} {best.score:.4f} on the validation modalities."

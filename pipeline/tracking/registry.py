@@ -64,10 +64,12 @@ def register_adapter(
     `made_by` is the start of the key of the run whose models made it; where the store knows that run, the new one lies
     below it.
     """
+    mlflow = quiet_mlflow()
+    from mlflow.entities import LoggedModelOutput
+
     projector, card = load_adapter(directory)
     column, value = _example(card, example)
     facts, parent = _facts(card), _run_of(store, made_by)
-    mlflow = quiet_mlflow()
     mlflow.set_tracking_uri(store.uri)
     with tempfile.TemporaryDirectory() as scratch:
         staged = Path(scratch)
@@ -103,6 +105,8 @@ def register_adapter(
                 metadata={"modality": card.modality, "license": card.license, "shots": card.shots},
             )
     number = str(info.registered_model_version)
+    if parent is not None:  # so that its page, and its line among the runs, show the registered model
+        store.client.log_outputs(parent.info.run_id, [LoggedModelOutput(info.model_id, step=0)])
     _describe(store.client, name, number, facts, card, parent)
     return Registered(name=name, version=number, uri=f"models:/{name}/{number}", tracking_uri=store.uri)
 

@@ -18,6 +18,7 @@ RESULTS = "results"
 """Key of the view that `make ui` opens."""
 HEADLINE_METRICS = ("attribute_accuracy", "cider_d", "best_score")
 """The columns of that view: the result of a run, and of a sweep."""
+_NAME = "attributes.`Run Name`"
 _MOST_PARAMS = 12
 """A tag holds 5,000 characters, and a page hardly more columns."""
 _CHART_HEIGHT = 480
@@ -35,8 +36,10 @@ def view_page(experiment_id: str, key: str) -> str:
 
 def results_view(ms: int) -> tuple[str, str]:
     """Name and value of the tag: all runs, the newest first, with their scores."""
-    columns = ["attributes.`Models`", *_columns("metrics", HEADLINE_METRICS), "attributes.`Source`"]
-    return VIEW_TAG + RESULTS, _tag("Results", ms, {"selectedColumns": columns})
+    columns = [*_columns("metrics", HEADLINE_METRICS), "attributes.`Models`", "attributes.`Source`"]
+    widths = dict.fromkeys(columns, 150)
+    state = {"selectedColumns": columns, "columnOrder": [_NAME, *columns], "columnWidths": {_NAME: 200, **widths}}
+    return VIEW_TAG + RESULTS, _tag("Results", ms, state)
 
 
 def children_view(
@@ -44,6 +47,8 @@ def children_view(
 ) -> tuple[str, str]:
     """Name and value of the tag: a run's children, the best of the first metric on top; as lines in the chart view."""
     params = params[:_MOST_PARAMS]
+    scores, settings = _columns("metrics", metrics), _columns("params", params)
+    columns = [*scores, *settings]
     charts, section = "charts", {"name": name, "display": True, "isReordered": False}
     parallel = {
         "type": "PARALLEL",
@@ -56,7 +61,9 @@ def children_view(
     state = {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{run_id}' AND tags.kind = '{kind}'",
         "orderByKey": f"metrics.`{metrics[0]}`",
-        "selectedColumns": [*_columns("metrics", metrics), *_columns("params", params)],
+        "selectedColumns": columns,
+        "columnOrder": [_NAME, *columns],
+        "columnWidths": {_NAME: 280, **dict.fromkeys(scores, 110), **dict.fromkeys(settings, 170)},
         "runsHiddenMode": "SHOW_ALL",
         "compareRunSections": [{"uuid": charts, **section, "columns": 1, "cardHeight": _CHART_HEIGHT}],
         "compareRunCharts": [

@@ -217,11 +217,11 @@ def test_a_sweeps_page_leads_to_its_trials(tmp_path: Path) -> None:
 
 def test_scores_in_tracking_are_short_and_in_the_record_whole(tmp_path: Path) -> None:
     records = TrialRecords(tmp_path / "trials", SPACE)
-    record = records.put(trial(0, 0.31234567, state="running"))
+    record = records.put(trial(0, 0.31234567, 578253.0, state="running"))
     listener = Listener()
     monkey = SimpleNamespace(child=lambda *_, **__: listener)
     with SweepTracking(cast("Tracker", monkey), records, lambda *_, **__: None, (2,)) as watch:
         watch.begin(record)
         watch.report(record)
-    assert listener.metrics == {"score": 0.3123, "deployed_parameters": 100.0, "seconds": 1.0}
+    assert listener.metrics == {"score": 0.3123, "deployed_parameters": 578253.0, "seconds": 1.0}
     assert records.get(0).score == 0.31234567

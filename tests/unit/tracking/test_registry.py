@@ -88,6 +88,7 @@ def test_a_version_leads_to_its_run_and_that_to_the_run_that_made_the_adapter(ru
     assert version.tags == {"modality": "tiles", "method": "semi", "shots": "2"}
     assert "caption of every vector" in client.get_registered_model("tiles").description
     model = client.get_logged_model(run.outputs.model_outputs[0].model_id)
+    assert [one.model_id for one in parent.outputs.model_outputs] == [model.model_id], "its page shows the model"
     assert model.source_run_id == run.info.run_id and model.params["rank"] == "4"
 
 
