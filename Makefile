@@ -30,7 +30,7 @@ demo: $(STAMP) ## Raw signals to captions: the whole pipeline on the miniature s
 	@$(BIN)/python -m jobs.demo
 
 test: $(STAMP) ## Unit, contract, golden and integration tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup -q --durations 5 \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadscope -q --durations 5 \
 		$(TESTS) $(PYTEST_ARGS)
 
 suite: $(STAMP) ## Whether the miniature suite is a benchmark (minutes; after a change of its data or models)
