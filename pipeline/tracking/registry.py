@@ -25,6 +25,7 @@ from pipeline.config.schema import SignalKind
 from pipeline.encoders import precomputed
 from pipeline.encoders.folder import model_folder
 from pipeline.encoders.project_class import is_class_path
+from pipeline.models.projector import Projector
 from pipeline.tracking.params import flatten
 from pipeline.tracking.store import KEY_TAG, Store, quiet_mlflow
 
@@ -72,18 +73,7 @@ def register_adapter(
     facts, parent = _facts(card), _run_of(store, made_by)
     mlflow.set_tracking_uri(store.uri)
     with tempfile.TemporaryDirectory() as scratch:
-        staged = Path(scratch)
-        artifacts = {"adapter": str(staged / "adapter")}
-        if copy_models:
-            card = _with_copies(card, root, staged / "models")
-            artifacts["models"] = str(staged / "models")
-        save_adapter(staged / "adapter", projector, card)
-        # Only the miniature weights below the package are large, and what is needed of them is copied as a model.
-        code = shutil.copytree(
-            Path(__file__).resolve().parents[1],
-            staged / "pipeline",
-            ignore=shutil.ignore_patterns("__pycache__", "weights"),
-        )
+        card, artifacts, code = _staged(Path(scratch), projector, card, root, copy_models=copy_models)
         # MLflow tells on stderr what the caller will say itself; what goes wrong is raised.
         with (
             contextlib.redirect_stderr(io.StringIO()),
@@ -109,6 +99,24 @@ def register_adapter(
         store.client.log_outputs(parent.info.run_id, [LoggedModelOutput(info.model_id, step=0)])
     _describe(store.client, name, number, facts, card, parent)
     return Registered(name=name, version=number, uri=f"models:/{name}/{number}", tracking_uri=store.uri)
+
+
+def _staged(
+    staged: Path, projector: Projector, card: AdapterCard, root: Path, *, copy_models: bool
+) -> tuple[AdapterCard, dict[str, str], Path]:
+    """The model's files in one folder: the card as they make it, MLflow's artifacts, and the code."""
+    artifacts = {"adapter": str(staged / "adapter")}
+    if copy_models:
+        card = _with_copies(card, root, staged / "models")
+        artifacts["models"] = str(staged / "models")
+    save_adapter(staged / "adapter", projector, card)
+    # Only the miniature weights below the package are large, and what is needed of them is copied as a model.
+    code = shutil.copytree(
+        Path(__file__).resolve().parents[1],
+        staged / "pipeline",
+        ignore=shutil.ignore_patterns("__pycache__", "weights"),
+    )
+    return card, artifacts, code
 
 
 def _facts(card: AdapterCard) -> dict[str, Any]:
