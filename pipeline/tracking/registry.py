@@ -68,22 +68,13 @@ def register_adapter(
     from mlflow.entities import LoggedModelOutput
 
     projector, card = load_adapter(directory)
-    column, value = _example(card, example)
+    cell = _example(card, example)
     facts, parent = _facts(card), _run_of(store, made_by)
     mlflow.set_tracking_uri(store.uri)
     with tempfile.TemporaryDirectory() as scratch:
         staged = Path(scratch)
-        artifacts = {"adapter": str(staged / "adapter")}
-        if copy_models:
-            card = _with_copies(card, root, staged / "models")
-            artifacts["models"] = str(staged / "models")
-        save_adapter(staged / "adapter", projector, card)
-        # Only the miniature weights below the package are large, and what is needed of them is copied as a model.
-        code = shutil.copytree(
-            Path(__file__).resolve().parents[1],
-            staged / "pipeline",
-            ignore=shutil.ignore_patterns("__pycache__", "weights"),
-        )
+        stored = _with_copies(card, root, staged / "models") if copy_models else card
+        save_adapter(staged / "adapter", projector, stored)
         # MLflow tells on stderr what the caller will say itself; what goes wrong is raised.
         with (
             contextlib.redirect_stderr(io.StringIO()),
@@ -92,23 +83,35 @@ def register_adapter(
             # Before the model, which takes them over.
             mlflow.log_params(flatten(facts))
             mlflow.log_metrics(card.scores)
-            info = mlflow.pyfunc.log_model(
-                name="adapter",
-                python_model=str(Path(__file__).with_name("pyfunc.py")),
-                artifacts=artifacts,
-                code_paths=[str(code)],
-                signature=_signature(card, column),
-                input_example=_table(column, value),
-                model_config={"root": str(root)},
-                pip_requirements=[f"{package}=={version(package)}" for package in _REQUIREMENTS],
-                registered_model_name=name,
-                metadata={"modality": card.modality, "license": card.license, "shots": card.shots},
-            )
+            info = _log_model(name, card, staged, root, cell)
     number = str(info.registered_model_version)
     if parent is not None:  # so that its page, and its line among the runs, show the registered model
         store.client.log_outputs(parent.info.run_id, [LoggedModelOutput(info.model_id, step=0)])
     _describe(store.client, name, number, facts, card, parent)
     return Registered(name=name, version=number, uri=f"models:/{name}/{number}", tracking_uri=store.uri)
+
+
+def _log_model(name: str, card: AdapterCard, staged: Path, root: Path, cell: tuple[str, Any]) -> Any:
+    """Log and register what lies in `staged`: the adapter, and its models where they were copied."""
+    # Only the miniature weights below the package are large, and what is needed of them is copied as a model.
+    code = shutil.copytree(
+        Path(__file__).resolve().parents[1],
+        staged / "pipeline",
+        ignore=shutil.ignore_patterns("__pycache__", "weights"),
+    )
+    parts = [staged / "adapter", staged / "models"]
+    return quiet_mlflow().pyfunc.log_model(
+        name="adapter",
+        python_model=str(Path(__file__).with_name("pyfunc.py")),
+        artifacts={part.name: str(part) for part in parts if part.exists()},
+        code_paths=[str(code)],
+        signature=_signature(card, cell[0]),
+        input_example=_table(*cell),
+        model_config={"root": str(root)},
+        pip_requirements=[f"{package}=={version(package)}" for package in _REQUIREMENTS],
+        registered_model_name=name,
+        metadata={"modality": card.modality, "license": card.license, "shots": card.shots},
+    )
 
 
 def _facts(card: AdapterCard) -> dict[str, Any]:
