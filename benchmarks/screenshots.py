@@ -37,7 +37,7 @@ from pipeline.tracking.views import RESULTS, view_key, view_page
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT = 1400, 900
-PATIENCE_S = 90.0
+PATIENCE_S = 240.0
 POLL_S = 0.25
 _CHROMIUM = (
     "--headless=shell", "--no-sandbox", "--no-zygote", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
@@ -76,7 +76,7 @@ def shots(store: Store, run: str, sweep: str, model: str) -> list[Shot]:
     page, version = f"{runs}/{pipeline.info.run_id}", f"models/{model}/versions"
     newest = max(int(one.version) for one in store.client.search_model_versions(f"name = '{model}'"))
     return [
-        Shot(name="runs", page=overview, texts=[run, sweep, model]),
+        Shot(name="runs", page=overview, texts=[run, sweep]),
         Shot(name="run", page=page + here, texts=["Metrics (", "Child runs", "Parameters ("]),
         Shot(name="charts", page=f"{runs}/{training.info.run_id}/model-metrics{here}", texts=["loss"], pictures=4),
         Shot(name="captions", page=f"{page}/artifacts/captions.html{here}", texts=["captions.html"], pictures=1),

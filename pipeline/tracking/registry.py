@@ -69,7 +69,7 @@ def register_adapter(
     from mlflow.entities import LoggedModelOutput
 
     projector, card = load_adapter(directory)
-    column, value = _example(card, example)
+    cell = _example(card, example)
     facts, parent = _facts(card), _run_of(store, made_by)
     mlflow.set_tracking_uri(store.uri)
     with tempfile.TemporaryDirectory() as scratch:
@@ -82,18 +82,7 @@ def register_adapter(
             # Before the model, which takes them over.
             mlflow.log_params(flatten(facts))
             mlflow.log_metrics(card.scores)
-            info = mlflow.pyfunc.log_model(
-                name="adapter",
-                python_model=str(Path(__file__).with_name("pyfunc.py")),
-                artifacts=artifacts,
-                code_paths=[str(code)],
-                signature=_signature(card, column),
-                input_example=_table(column, value),
-                model_config={"root": str(root)},
-                pip_requirements=[f"{package}=={version(package)}" for package in _REQUIREMENTS],
-                registered_model_name=name,
-                metadata={"modality": card.modality, "license": card.license, "shots": card.shots},
-            )
+            info = _log_model(name, card, staged, root, cell)
     number = str(info.registered_model_version)
     if parent is not None:  # so that its page, and its line among the runs, show the registered model
         store.client.log_outputs(parent.info.run_id, [LoggedModelOutput(info.model_id, step=0)])
