@@ -25,7 +25,6 @@ from pipeline.config.schema import SignalKind
 from pipeline.encoders import precomputed
 from pipeline.encoders.folder import model_folder
 from pipeline.encoders.project_class import is_class_path
-from pipeline.models.projector import Projector
 from pipeline.tracking.params import flatten
 from pipeline.tracking.store import KEY_TAG, Store, quiet_mlflow
 
@@ -73,7 +72,9 @@ def register_adapter(
     facts, parent = _facts(card), _run_of(store, made_by)
     mlflow.set_tracking_uri(store.uri)
     with tempfile.TemporaryDirectory() as scratch:
-        card, artifacts, code = _staged(Path(scratch), projector, card, root, copy_models=copy_models)
+        staged = Path(scratch)
+        stored = _with_copies(card, root, staged / "models") if copy_models else card
+        save_adapter(staged / "adapter", projector, stored)
         # MLflow tells on stderr what the caller will say itself; what goes wrong is raised.
         with (
             contextlib.redirect_stderr(io.StringIO()),
@@ -90,22 +91,27 @@ def register_adapter(
     return Registered(name=name, version=number, uri=f"models:/{name}/{number}", tracking_uri=store.uri)
 
 
-def _staged(
-    staged: Path, projector: Projector, card: AdapterCard, root: Path, *, copy_models: bool
-) -> tuple[AdapterCard, dict[str, str], Path]:
-    """The model's files in one folder: the card as they make it, MLflow's artifacts, and the code."""
-    artifacts = {"adapter": str(staged / "adapter")}
-    if copy_models:
-        card = _with_copies(card, root, staged / "models")
-        artifacts["models"] = str(staged / "models")
-    save_adapter(staged / "adapter", projector, card)
+def _log_model(name: str, card: AdapterCard, staged: Path, root: Path, cell: tuple[str, Any]) -> Any:
+    """Log and register what lies in `staged`: the adapter, and its models where they were copied."""
     # Only the miniature weights below the package are large, and what is needed of them is copied as a model.
     code = shutil.copytree(
         Path(__file__).resolve().parents[1],
         staged / "pipeline",
         ignore=shutil.ignore_patterns("__pycache__", "weights"),
     )
-    return card, artifacts, code
+    parts = [staged / "adapter", staged / "models"]
+    return quiet_mlflow().pyfunc.log_model(
+        name="adapter",
+        python_model=str(Path(__file__).with_name("pyfunc.py")),
+        artifacts={part.name: str(part) for part in parts if part.exists()},
+        code_paths=[str(code)],
+        signature=_signature(card, cell[0]),
+        input_example=_table(*cell),
+        model_config={"root": str(root)},
+        pip_requirements=[f"{package}=={version(package)}" for package in _REQUIREMENTS],
+        registered_model_name=name,
+        metadata={"modality": card.modality, "license": card.license, "shots": card.shots},
+    )
 
 
 def _facts(card: AdapterCard) -> dict[str, Any]:
