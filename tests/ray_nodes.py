@@ -17,7 +17,7 @@ import psutil
 from tests.drivers import lives
 
 ROOT = Path(__file__).resolve().parents[1]
-START_LIMIT_S = 120.0
+START_LIMIT_S = 300.0
 _MARKER = "SEMI_RAY_NODES"
 
 
