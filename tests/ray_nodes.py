@@ -17,7 +17,7 @@ import psutil
 from tests.drivers import lives
 
 ROOT = Path(__file__).resolve().parents[1]
-START_LIMIT_S = 120.0
+START_LIMIT_S = 300.0
 _MARKER = "SEMI_RAY_NODES"
 
 
@@ -59,7 +59,6 @@ class RayNodes:
             f"--dashboard-port={self.dashboard}",
             "--dashboard-host=127.0.0.1",
             f"--ray-client-server-port={_free_port()}",
-            f"--temp-dir={self.folder / 't'}",
             cpus=0,
         )
 
@@ -94,7 +93,8 @@ class RayNodes:
     def _start(self, *options: str, cpus: int, hidden: Path | None = None) -> None:
         command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats", *options]
         command += [f"--num-cpus={cpus}", f"--object-store-memory={200 * 2**20}", "--include-log-monitor=false"]
-        command += [f"--dashboard-agent-listen-port={_free_port()}"]
+        # A folder of its own: nodes that share one unpack a job's code over each other, under its running driver.
+        command += [f"--dashboard-agent-listen-port={_free_port()}", f"--temp-dir={self.folder / str(len(self.nodes))}"]
         if hidden is not None:
             mount = 'mount -t tmpfs none "$0" && exec "$@"'
             command = ["unshare", "--mount", "sh", "-c", mount, str(hidden), *command]
