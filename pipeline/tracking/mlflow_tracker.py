@@ -38,6 +38,8 @@ from pipeline.tracking.views import view_key, view_page
 _log = logging.getLogger(__name__)
 PATIENCE_S = 20.0
 """How long the end of a job waits for a store that is away; what waits longer is delivered by the next job."""
+BUSY_FACTOR = 9
+"""A SQLite file is never away: other processes hold its lock, and SQLite does not queue those that wait."""
 SYSTEM_METRICS_S = 5.0
 
 
@@ -231,11 +233,11 @@ class MlflowTracker:
     def _wait(self) -> None:
         """At the end of a job, for its whole tree: while the store takes anything, however slowly."""
         everything = [(run._spec.name, run._delivery) for run in self._tree() if run._delivery is not None]
-        waiting = everything
+        waiting, patience_s = everything, PATIENCE_S * (BUSY_FACTOR if self._store.uri.startswith("sqlite:") else 1)
         while waiting:
             waiting = [(name, delivery) for name, delivery in waiting if not delivery.wait(0.05)]
             moved_s = max(delivery.progress_s for _, delivery in everything)
-            if waiting and time.monotonic() - moved_s > PATIENCE_S:
+            if waiting and time.monotonic() - moved_s > patience_s:
                 _log.error(
                     "the tracking store did not take everything of %s; it waits in %s and is delivered by the next job",
                     ", ".join(name for name, _ in waiting),
