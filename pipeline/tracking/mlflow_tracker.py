@@ -36,9 +36,10 @@ from pipeline.tracking.system import SystemMetrics
 from pipeline.tracking.views import view_key, view_page
 
 _log = logging.getLogger(__name__)
-PATIENCE_S = 20.0
-"""How long the end of a job waits for a store that is away; what waits longer is delivered by the next job."""
-BUSY_FACTOR = 9
+PATIENCE_S = 60.0
+"""How long the end of a job waits for a store that is away (a request alone may take 20 s, a pause between two 15 s);
+what waits longer is delivered by the next job."""
+BUSY_FACTOR = 3
 """A SQLite file is never away: other processes hold its lock, and SQLite does not queue those that wait."""
 SYSTEM_METRICS_S = 5.0
 
