@@ -23,6 +23,9 @@ MAX_PAUSE_S = 15.0
 """Longest rest between two knocks at a store that is away."""
 _FULL_BYTES = 1 << 17
 
+_LINES = threading.BoundedSemaphore(2)
+"""Runs of this process that send at the same time: a server that all of them knock at answers none within its time."""
+
 
 class Delivery:
     """One run's background thread."""
@@ -98,7 +101,7 @@ class Delivery:
         self._progress_s = time.monotonic()
 
     def _send(self) -> bool:
-        with self._turn:
+        with _LINES, self._turn:
             try:
                 if self.writer.run_id is None:  # what an earlier attempt at this run left comes first
                     deliver_abandoned(self._spool.path.parent, self.writer.store, self._spool.header["key"])
