@@ -87,10 +87,11 @@ def write_results(
         | dict(zip(SPACE, trial.overrides.values(), strict=True))
         for trial, outcome in done
     ]
-    schema = pa.Table.from_pylist(rows).schema
+    table = pa.Table.from_pylist(rows)
     for name, kind in (("score", pa.float64()), ("error", pa.string())):  # also where every cell is empty
-        schema = schema.set(schema.get_field_index(name), pa.field(name, kind))
-    pq.write_table(pa.Table.from_pylist(rows, schema), folder / "trials.parquet")
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, name, table.column(place).cast(kind))
+    pq.write_table(table, folder / "trials.parquet")
     (folder / "best.yaml").unlink(missing_ok=True)  # of an earlier search
     best: dict[MethodName, tuple[Trial, float]] = {}
     tree: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from pipeline.config.schema import ExperimentConfig
 from pipeline.config.variants import Variant
 from pipeline.evaluation.results import Result, load_results, save_results
 from pipeline.runtime.identities import Identities, identities
-from pipeline.runtime.linked_run import link, pretrained_dir, train_linked
+from pipeline.runtime.linked_run import link, pretrained_dir, score_linked, train_linked
 from pipeline.runtime.shared import own_root
 
 FOLDER = "ablations"
@@ -75,9 +75,6 @@ def variant_job(variant: Variant, config: ExperimentConfig, root: Path, run_dir:
 
 def run_variant(job: VariantJob) -> float:
     """Train and score a variant in this process, or find that done; returns the seconds of this attempt."""
-    from pipeline.runtime.integration import adapter_cells, make_adapter
-    from pipeline.runtime.scoring import method_cells, score_cell
-
     began = time.perf_counter()
     config, root, folder, wanted = job.config, own_root(job.root), job.folder, job.wanted
     stage = StageDir(job.scores_dir)
@@ -87,10 +84,7 @@ def run_variant(job: VariantJob) -> float:
     link(folder / "embeddings", job.run_dir / "embeddings")
     link(folder / "pretrain_projector", job.pretrained / "pretrain_projector")
     train_linked("meta_train", config, root, folder, wanted.meta_train)
-    for adapter in adapter_cells(config, root, folder, wanted.integrate):
-        make_adapter(adapter)
-    results = [result for cell in method_cells(config, root, folder, wanted.evaluate) for result in score_cell(cell)]
-    save_results(job.scores_dir, results)
+    save_results(job.scores_dir, score_linked(config, root, folder, wanted))
     seconds = time.perf_counter() - began
     stage.commit(wanted.evaluate, {"seconds": seconds})
     return seconds

@@ -13,6 +13,8 @@ from typing import Any
 
 from pipeline.config.artifacts import StageDir
 from pipeline.config.schema import ExperimentConfig
+from pipeline.evaluation.results import Result
+from pipeline.runtime.identities import Identities
 from pipeline.training.identity import StageName
 
 PRETRAINED = "pretrained"
@@ -52,3 +54,13 @@ def train_linked(name: StageName, config: ExperimentConfig, root: Path, folder: 
     # What the run is scored with is kept, not the way there.
     shutil.rmtree(folder / name / CHECKPOINTS, ignore_errors=True)
     stage.commit(identity, {"loss": last.get("loss"), "warnings": warnings, "seconds": 0.0, "peak_rss_bytes": 0})
+
+
+def score_linked(config: ExperimentConfig, root: Path, folder: Path, wanted: Identities) -> list[Result]:
+    """Integrate and score every cell of what the configuration evaluates on, in this process."""
+    from pipeline.runtime.integration import adapter_cells, make_adapter
+    from pipeline.runtime.scoring import method_cells, score_cell
+
+    for adapter in adapter_cells(config, root, folder, wanted.integrate):
+        make_adapter(adapter)
+    return [result for cell in method_cells(config, root, folder, wanted.evaluate) for result in score_cell(cell)]

@@ -16,8 +16,8 @@ from pipeline.config.artifacts import StageDir
 from pipeline.config.load import override
 from pipeline.config.schema import ExperimentConfig
 from pipeline.config.space import SearchSpace, trial_config
-from pipeline.runtime.identities import Identities, identities
-from pipeline.runtime.linked_run import link, pretrained_dir, train_linked
+from pipeline.runtime.identities import identities
+from pipeline.runtime.linked_run import link, pretrained_dir, score_linked, train_linked
 
 _READ_BY_PRETRAINING = ("projector", "pretrain", "seed")
 _Score = Callable[[ExperimentConfig, Path, Path, str], dict[str, float]]
@@ -113,13 +113,7 @@ def _run_rung(job: TrialJob, steps: int, score: _Score) -> dict[str, float]:
 
 def score_trial(config: ExperimentConfig, root: Path, folder: Path, metric: str) -> dict[str, float]:
     """Integrate and score every cell of the validation modalities in this process."""
-    from pipeline.runtime.integration import adapter_cells, make_adapter
-    from pipeline.runtime.scoring import method_cells, score_cell
-
-    wanted: Identities = identities(config, folder)
-    for adapter in adapter_cells(config, root, folder, wanted.integrate):
-        make_adapter(adapter)
-    results = [result for cell in method_cells(config, root, folder, wanted.evaluate) for result in score_cell(cell)]
+    results = score_linked(config, root, folder, identities(config, folder))
     by_dataset: dict[str, list[float]] = {}
     for result in results:
         value = getattr(result, metric)

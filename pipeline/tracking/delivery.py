@@ -101,7 +101,7 @@ class Delivery:
         self._progress_s = time.monotonic()
 
     def _send(self) -> bool:
-        with _LINES, self._turn:
+        with self._turn, _LINES:
             try:
                 if self.writer.run_id is None:  # what an earlier attempt at this run left comes first
                     deliver_abandoned(self._spool.path.parent, self.writer.store, self._spool.header["key"])
