@@ -101,7 +101,8 @@ def _tokens(world: World, captions: list[str]) -> dict[str, Any]:
     lengths = [len(ids) for ids in world.llm.caption_ids(captions)]
     buckets = world.llm.buckets(lengths, soft_tokens=1)
     fed = [world.llm.fed_tokens(length, soft_tokens=1) for length in lengths]
-    computed = sum(max(fed[row] for row in rows) * len(rows) for rows in buckets)
+    padded = sum(max(fed[row] for row in rows) * len(rows) for rows in buckets)
+    computed = sum(fed) if world.llm.packs_rows else padded
     return {"tokens": sum(fed), "padding": 1 - sum(fed) / computed, "forwards": len(buckets)}
 
 

@@ -60,10 +60,13 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
     from benchmarks import meta_steps, meta_workers
     from benchmarks.meta_world import PROMPTS, SHAPES, World
+    from pipeline.training.allocator import keep_freed_memory
 
     if args.shape not in SHAPES:
         raise ValueError(f"--shape must be one of {', '.join(SHAPES)}, got {args.shape!r}")
     torch.set_num_threads(args.threads)
+    if args.device == "cpu":
+        keep_freed_memory()  # as every training process does
     world = World(folder, SHAPES[args.shape], device=args.device)
     figures: dict[str, Any] = {"shape": vars(world.shape), "card": _card(world.device)}
     for part in args.parts or (PARTS if args.device == "cpu" else _NO_RAY):

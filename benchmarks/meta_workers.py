@@ -106,8 +106,10 @@ def _measure(args: argparse.Namespace) -> dict[str, list[float]]:
     from pipeline.config.schema import RuntimeConfig
     from pipeline.episodes.sampler import worker_slots
     from pipeline.runtime.deepspeed_engine import DeepSpeedEngine
+    from pipeline.training.allocator import keep_freed_memory
     from pipeline.training.engine import Engine, LocalEngine
 
+    keep_freed_memory()  # as every training process does
     world = World(args.folder, SHAPES[args.shape])
     stage = RuntimeConfig().zero_stage
 

@@ -17,12 +17,16 @@ from pipeline.config.types import STRICT, Dtype
 class LLMExecutionConfig:
     """How the LLM's forward runs; no setting changes what is computed."""
 
+    packing: bool | None = None
+    """Rows of any lengths one behind another in a forward, without padding, where the architecture allows it and
+    `compile` is off; otherwise captions are grouped by length. None: on a CPU."""
     max_padding: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
-    """Largest share of padding among the tokens of a step: captions are grouped by length until it holds."""
+    """Largest share of padding among the tokens of a step where rows are not packed: captions are grouped by length
+    until it holds."""
     max_forward_tokens: PositiveInt | None = None
     """Most tokens of one forward; larger steps run in several, each followed by its backward pass, so this bounds the
-    memory of activations and logits. None: 16,384 on a GPU; on a CPU as many as have their logits in 16 MiB, at least
-    256."""
+    memory of activations and logits. None: 16,384 on a GPU; on a CPU as many as have their logits in 32 MiB, at least
+    512."""
     padding_side: Literal["right", "left"] = "right"
     """Side of the padding between rows of a forward."""
     activation_checkpointing: bool = False

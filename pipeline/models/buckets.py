@@ -17,10 +17,10 @@ Bucket = list[int]
 """Row indices of one forward."""
 
 _MOST_TOKENS = 16384
-_CPU_TOKENS = 256
-_CPU_LOGITS = 2**22
-"""16 MiB of float32. From 32 MiB on glibc takes fresh pages from the kernel for every logits tensor, and activations
-have left the processor's caches by then; below 256 tokens matrix products lose efficiency (docs/meta_training.md)."""
+_CPU_TOKENS = 512
+_CPU_LOGITS = 2**23
+"""32 MiB of float32. Larger forwards leave the processor's caches; each forward reads and repacks all weights, which
+counts below 512 tokens (docs/meta_training.md)."""
 
 
 def forward_tokens(device_type: str, vocabulary: int) -> int:
@@ -56,6 +56,26 @@ def plan_buckets(lengths: Sequence[int], *, max_padding: float, max_tokens: int)
         for per_forward in (max(1, max_tokens // length),)
         for start in range(0, len(members), per_forward)
     ]
+
+
+def plan_packed(lengths: Sequence[int], *, max_tokens: int) -> list[Bucket]:
+    """Batches of rows that lie one behind another, longest rows first: as few as `max_tokens` allows, alike in tokens.
+
+    A single row is never cut. A pure function of the lengths.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    # Even shares: what one full forward leaves over would run alone.
+    parts = max(1, -(-sum(lengths) // max_tokens))
+    share = -(-sum(lengths) // parts)
+    plan: list[Bucket] = []
+    filled = 0
+    for row in order:
+        if not plan or filled >= share or filled + lengths[row] > max_tokens:
+            plan.append([])
+            filled = 0
+        plan[-1].append(row)
+        filled += lengths[row]
+    return plan
 
 
 def split_to(buckets: Sequence[Bucket], count: int) -> list[Bucket]:

@@ -3,23 +3,25 @@
 In: soft tokens `[B, S, D]` and captions.  Out: the mean cross-entropy of each caption's tokens, or generated captions.
 
 Every row is `prefix | soft tokens | suffix | caption | end`. The prefix is the same in every row of every step: its
-keys and values are computed once. Rows of similar length share a forward, so that little padding is computed; it is
-masked and never scored (METHOD section 3: the reference trains on padding and passes no attention mask). Captions end
-in the last columns: logits are computed there only.
+keys and values are computed once. Rows share a forward: one behind another without padding (`packing`), or, where an
+architecture does not allow it, rows of similar length side by side, so that little padding is computed; it is masked
+and never scored (METHOD section 3: the reference trains on padding and passes no attention mask). Captions end in the
+last columns of a row: logits are computed there only.
 
 Nothing of the LLM is trained, so the gradient that its backward pass owes to the rest of the model is one tensor of the
 soft tokens' shape. Each forward is followed by its backward pass at once: memory is that of one forward, however many
 rows a step has.
 
 Shape suffixes: B rows, S soft tokens, D LLM width, P prefix, U suffix, T caption tokens,
-L columns of a forward, V vocabulary; b rows of one forward.
+L columns of a forward, V vocabulary; b rows of one forward, R rows of one length, K tokens before a caption.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from inspect import signature
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,8 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.config.schema import LLMConfig
 from pipeline.encoders.folder import files_fingerprint, model_folder
-from pipeline.models.buckets import forward_tokens, plan_buckets, split_to
+from pipeline.models.buckets import forward_tokens, plan_buckets, plan_packed, split_to
+from pipeline.models.packing import Packing, packs
 from pipeline.models.prefix_cache import prefix_cache
 from pipeline.models.prompt import encode_prompt
 
@@ -65,8 +68,6 @@ class FrozenLLM(nn.Module):
         self.agree_on_forwards = int
         self._prefix_P = torch.tensor(prompt.prefix, dtype=torch.long, device=device)
         self._suffix_U = torch.tensor(prompt.suffix, dtype=torch.long, device=device)
-        self._cache: Any = None
-        self._asked_for_cache = False
         if config.execution.activation_checkpointing:
             _checkpoint_layers(self.model, config.path)
         self._forward: Any = torch.compile(self.model, dynamic=True) if config.execution.compile else self.model
@@ -116,21 +117,62 @@ class FrozenLLM(nn.Module):
     def buckets(self, caption_lengths: Sequence[int], *, soft_tokens: int) -> list[list[int]]:
         """Rows of each forward, for captions of these many tokens."""
         execution = self.config.execution
-        plan = plan_buckets(
-            [self.fed_tokens(length, soft_tokens=soft_tokens) for length in caption_lengths],
-            max_padding=execution.max_padding,
-            max_tokens=execution.max_forward_tokens
-            or forward_tokens(self._prefix_P.device.type, self.model.config.get_text_config().vocab_size),
+        fed = [self.fed_tokens(length, soft_tokens=soft_tokens) for length in caption_lengths]
+        max_tokens = execution.max_forward_tokens or forward_tokens(
+            self._prefix_P.device.type, self.model.config.get_text_config().vocab_size
         )
+        if self.packs_rows:
+            plan = plan_packed(fed, max_tokens=max_tokens)
+        else:
+            plan = plan_buckets(fed, max_padding=execution.max_padding, max_tokens=max_tokens)
         return split_to(plan, self.agree_on_forwards(len(plan)))
 
     def fed_tokens(self, caption_length: int, *, soft_tokens: int) -> int:
         """Tokens of a row that every step computes: the last caption token is only predicted, never read."""
-        prefix = 0 if self._cached_prefix() is not None else len(self._prefix_P)
+        prefix = 0 if self._cached_prefix is not None else len(self._prefix_P)
         return prefix + soft_tokens + len(self._suffix_U) + caption_length - 1
 
     def bucket_losses(self, soft_BSD: Tensor, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Mean cross-entropy of each caption, `[B]`, by one forward padded to the longest."""
+        """Mean cross-entropy of each caption, `[B]`, by one forward."""
+        return self._packed_losses(soft_BSD, ids) if self.packs_rows else self._padded_losses(soft_BSD, ids)
+
+    def _packed_losses(self, soft_BSD: Tensor, ids: Sequence[Sequence[int]]) -> Tensor:
+        """By one forward over all rows one behind another, those of one length together."""
+        device = soft_BSD.device
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        runs = [list(rows) for _, rows in groupby(order, key=lambda row: len(ids[row]))]
+        cache = self._cached_prefix
+        prompt_BKD = self._prompt_embeddings(soft_BSD, prefix=cache is None)
+        known, sequences, labels, kept = prompt_BKD.shape[1], [], [], []
+        shapes, start = [], 0
+        for rows in runs:
+            labels_RT = torch.tensor([ids[row] for row in rows], device=device)
+            # The last caption token is only predicted, never read: it needs no column of its own.
+            read_RTD = self.model.get_input_embeddings()(labels_RT[:, :-1])
+            sequences.append(torch.cat([prompt_BKD[rows], read_RTD], dim=1).flatten(0, 1))
+            shapes.append((len(rows), known + labels_RT.shape[1] - 1))
+            columns_RL = torch.arange(start, start + len(sequences[-1]), device=device).view(shapes[-1])
+            kept.append(columns_RL[:, known - 1 :].flatten())
+            labels.append(labels_RT.flatten())
+            start += len(sequences[-1])
+        packing = Packing(tuple(shapes), len(self._prefix_P) if cache is not None else 0, device)
+        with record_function("llm forward"):
+            logits_1TV = self.model(
+                inputs_embeds=torch.cat(sequences).unsqueeze(0),
+                past_key_values=cache,
+                logits_to_keep=torch.cat(kept),
+                use_cache=False,
+                **packing.inputs(),
+            ).logits
+            flat = functional.cross_entropy(logits_1TV[0].float(), torch.cat(labels), reduction="none")
+        means = [
+            losses.view(len(rows), -1).mean(dim=1)
+            for rows, losses in zip(runs, flat.split([len(part) for part in labels]), strict=True)
+        ]
+        return torch.cat(means)[torch.tensor(order, device=device).argsort()]
+
+    def _padded_losses(self, soft_BSD: Tensor, ids: Sequence[Sequence[int]]) -> Tensor:
+        """By one forward padded to the longest."""
         rows = [torch.tensor(row) for row in ids]
         labels_BT = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED).to(soft_BSD.device)
         padding_B = (labels_BT == IGNORED).sum(dim=1)
@@ -153,7 +195,7 @@ class FrozenLLM(nn.Module):
 
     def _inputs(self, soft_BSD: Tensor, labels_BT: Tensor, *, padded: bool) -> dict[str, Any]:
         """Arguments of the LLM's forward: embeddings, and where rows differ in length what tells padding."""
-        cache = self._cached_prefix()
+        cache = self._cached_prefix
         prompt = self._prompt_embeddings(soft_BSD, prefix=cache is None)
         # The last caption token is only predicted, never read: it needs no column of its own.
         read_BT = labels_BT[:, :-1].masked_fill(labels_BT[:, :-1] == IGNORED, self.pad_id)
@@ -181,12 +223,25 @@ class FrozenLLM(nn.Module):
     def _takes_positions(self) -> bool:
         return "position_ids" in signature(self.model.forward).parameters
 
+    @cached_property
+    def packs_rows(self) -> bool:
+        """Whether rows of any lengths share a forward without padding."""
+        execution = self.config.execution
+        wanted = self._prefix_P.device.type == "cpu" if execution.packing is None else execution.packing
+        if not wanted or execution.compile or self._plain_cache is None:
+            return False
+        cached = self._cached_prefix
+        return packs(self.model, cached, len(self._prefix_P) if cached is not None else 0)
+
+    @property
     def _cached_prefix(self) -> Any:
-        """Made at the first forward, so that loading stays loading; None where the model has none."""
-        if not self._asked_for_cache:
-            self._asked_for_cache = True
-            self._cache = prefix_cache(self.model, self._prefix_P)
-        return self._cache
+        """Keys and values of the prefix; None where there is no prefix, or the model has more state."""
+        return self._plain_cache if len(self._prefix_P) else None
+
+    @cached_property
+    def _plain_cache(self) -> Any:
+        """Made at the first forward, so that loading stays loading; of any token where there is no prefix."""
+        return prefix_cache(self.model, self._prefix_P if len(self._prefix_P) else self._suffix_U.new_zeros(1))
 
     def _prompt_embeddings(self, soft_BSD: Tensor, *, prefix: bool = True) -> Tensor:
         embed = self.model.get_input_embeddings()

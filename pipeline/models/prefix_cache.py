@@ -35,9 +35,7 @@ class SharedPrefixLayer(DynamicLayer):
 
 @torch.no_grad()
 def prefix_cache(model: Any, prefix_P: Tensor) -> Cache | None:
-    """The cache of a prefix, or None where the model cannot use one or there is no prefix."""
-    if not len(prefix_P):
-        return None
+    """The cache of a prefix of at least one token, or None where the model's state is more than keys and values."""
     cache: Any = getattr(model(input_ids=prefix_P.unsqueeze(0), use_cache=True), "past_key_values", None)
     if type(cache) is not DynamicCache:
         return None

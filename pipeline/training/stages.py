@@ -19,6 +19,7 @@ from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.hypernet import build_hypernet
 from pipeline.models.projector import Projector
 from pipeline.models.semi import Semi
+from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.context import TrainContext, agreed
 from pipeline.training.engine import Engine
@@ -134,6 +135,8 @@ def run_stage(
     """Train a stage on this worker; rank 0 writes the results."""
     stage_dir = run_dir / stage
     optim = stage_optim(stage, config)
+    if context.device.type == "cpu":
+        keep_freed_memory()
     with agreed(context):
         task = build_task(stage, config, root, run_dir, context.device, load_llm)
     with agreed(context):

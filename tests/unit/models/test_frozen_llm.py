@@ -76,7 +76,11 @@ def test_caption_longer_than_the_limit_is_cut_and_still_ended(llm: FrozenLLM) ->
     assert len(ids) == 12 and ids[-1] == 2
 
 
-def test_a_step_runs_in_few_forwards_of_little_padding(llm: FrozenLLM) -> None:
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_step_runs_in_few_forwards_of_little_padding(tiny_lm_dir: Path, packing: bool) -> None:
+    config = LLMConfig(path=str(tiny_lm_dir), execution=LLMExecutionConfig(packing=packing))
+    llm = FrozenLLM(config, tiny_lm_dir)
+    assert llm.packs_rows == packing
     captions = [SHORT, LONG] * 6
     calls = []
     llm.model.register_forward_pre_hook(
@@ -86,9 +90,10 @@ def test_a_step_runs_in_few_forwards_of_little_padding(llm: FrozenLLM) -> None:
     losses = llm.caption_losses(soft, captions)
     shapes = [tuple(inputs.shape[:2]) for inputs in calls if inputs is not None]
     long, short = (llm.fed_tokens(len(ids), soft_tokens=3) for ids in llm.caption_ids([LONG, SHORT]))
-    assert shapes == [(6, long), (6, short)], "two lengths, no padding; the prefix is not fed again"
+    expected = [(1, 6 * (long + short))] if packing else [(6, long), (6, short)]
+    assert shapes == expected, "two lengths, no padding; the prefix is not fed again"
     losses.mean().backward()
-    assert len([inputs for inputs in calls if inputs is not None]) == 2, "nothing is computed a second time"
+    assert len([inputs for inputs in calls if inputs is not None]) == len(expected), "nothing is computed twice"
     alone = _soft(12).requires_grad_()
     torch.cat([llm.caption_losses(alone[row : row + 1], [captions[row]]) for row in range(12)]).mean().backward()
     torch.testing.assert_close(soft.grad, alone.grad, atol=1e-7, rtol=1e-4)
@@ -116,7 +121,7 @@ def test_large_steps_run_in_parts_of_bounded_size(tiny_lm_dir: Path, llm: Frozen
 def test_workers_can_agree_on_the_number_of_forwards(llm: FrozenLLM) -> None:
     soft, captions = _soft(4), [SHORT, SHORT, LONG, LONG]
     own = llm.caption_losses(soft, captions)
-    llm.agree_on_forwards = lambda count: count + 1
+    llm.agree_on_forwards = lambda count: max(count, 3)
     assert len(llm.buckets([len(ids) for ids in llm.caption_ids(captions)], soft_tokens=3)) == 3
     torch.testing.assert_close(llm.caption_losses(soft, captions), own)
 

@@ -28,6 +28,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mamba": {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},
 }
 PLAIN_KEYS_AND_VALUES = {"llama", "qwen3", "gpt2", "opt", "bloom"}
+PACKED = PLAIN_KEYS_AND_VALUES - {"bloom"}  # it has an attention of its own
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -67,10 +68,21 @@ def one_by_one(llm: FrozenLLM, soft_BSD: torch.Tensor) -> tuple[torch.Tensor, to
     return torch.stack(losses), torch.stack(gradients)
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("max_padding", [0.05, 0.9])
-def test_every_architecture_scores_as_one_caption_at_a_time(model_dir: Path, side: str, max_padding: float) -> None:
-    llm, soft = load(model_dir, padding_side=side, max_padding=max_padding), soft_tokens()
+@pytest.mark.parametrize(
+    "execution",
+    [
+        {"packing": True},
+        {"packing": True, "max_forward_tokens": 16},
+        *(
+            {"packing": False, "padding_side": side, "max_padding": share}
+            for side in ("right", "left")
+            for share in (0.05, 0.9)
+        ),
+    ],
+    ids=str,
+)
+def test_every_architecture_scores_as_one_caption_at_a_time(model_dir: Path, execution: dict[str, Any]) -> None:
+    llm, soft = load(model_dir, **execution), soft_tokens()
     expected, gradient = one_by_one(llm, soft)
     losses = llm.caption_losses(soft, CAPTIONS)
     losses.sum().backward()
@@ -83,16 +95,28 @@ def test_every_architecture_scores_as_one_caption_at_a_time(model_dir: Path, sid
 def test_prefix_is_computed_once_where_keys_and_values_are_all_there_is(model_dir: Path) -> None:
     llm = load(model_dir)
     llm.caption_losses(soft_tokens(), CAPTIONS)
-    cached = llm._cache is not None
+    cached = llm._cached_prefix is not None
     assert cached == any(model_dir.name.startswith(name) for name in PLAIN_KEYS_AND_VALUES)
     prefix = len(llm._prefix_P)
     assert llm.fed_tokens(4, soft_tokens=3) == (0 if cached else prefix) + 3 + len(llm._suffix_U) + 3
 
 
-def test_recomputed_layers_give_the_same_gradient(model_dir: Path) -> None:
+def test_rows_are_packed_where_attention_is_all_that_tells_them_apart(model_dir: Path) -> None:
+    llm = load(model_dir, packing=True)
+    packed = any(model_dir.name.startswith(name) for name in PACKED)
+    assert llm.packs_rows == packed
+    counted: list[int] = []
+    llm.model.register_forward_pre_hook(lambda *_, **__: counted.append(1))
+    llm.caption_losses(soft_tokens(), CAPTIONS)
+    assert (len(counted) == 1) == packed, "one forward for four lengths"
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_recomputed_layers_give_the_same_gradient(model_dir: Path, packing: bool) -> None:
     gradients = []
     for recompute in (False, True):
         soft = soft_tokens()
-        load(model_dir, activation_checkpointing=recompute).caption_losses(soft, CAPTIONS).sum().backward()
+        llm = load(model_dir, activation_checkpointing=recompute, packing=packing)
+        llm.caption_losses(soft, CAPTIONS).sum().backward()
         gradients.append(soft.grad)
     torch.testing.assert_close(*gradients, atol=1e-7, rtol=1e-6)
