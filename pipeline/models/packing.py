@@ -69,9 +69,10 @@ def packed_attention(
     packing: Packing | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention in `transformers`' interface.
+    """Attention of `transformers`' interface, for rows that lie one behind another.
 
-    Queries `[1, H, N, W]`, keys and values `[1, H', P + N, W]`; returns `[1, N, H, W]`. Without `packing` it is `transformers`' own scaled dot-product attention.
+    Queries `[1, H, N, W]`, keys and values `[1, H', P + N, W]`; returns `[1, N, H, W]`. Without `packing` it is
+    `transformers`' own scaled dot-product attention.
     """
     if packing is None:
         result: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
