@@ -34,6 +34,7 @@ def main() -> None:
     # Numeric libraries read it when they are imported, hence no such import above.
     os.environ.update(dict.fromkeys(_PINNED, str(args.threads)))
     os.environ.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"})
+    os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as every worker has it
     figures: dict[str, Any] = {"settings": {key: str(value) for key, value in vars(args).items()}}
     with tempfile.TemporaryDirectory(prefix="semi-benchmark-", dir=args.folder) as folder:
         figures |= measure(Path(folder), args)

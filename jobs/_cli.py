@@ -89,6 +89,7 @@ def config_from(args: argparse.Namespace) -> ExperimentConfig:
     """The configuration that the arguments ask for; also sets how much is shown."""
     require_checkout()
     _set_verbosity(args.verbose)
+    _set_memory()
     _require_environment()
     preset = args.preset if args.preset or args.config else DEFAULT_PRESET
     overrides = [*args.overrides, *([f"name={json.dumps(args.name)}"] if args.name else [])]
@@ -176,6 +177,11 @@ def _set_verbosity(verbose: bool) -> None:
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     warnings.simplefilter("ignore")
+
+
+def _set_memory() -> None:
+    # torch reads it at its first tensor: huge pages, as workers have them (`worker_environment`).
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -17,9 +17,9 @@ from pipeline.config.types import STRICT, Dtype
 class LLMExecutionConfig:
     """How the LLM's forward runs; no setting changes what is computed."""
 
-    packing: bool | None = None
-    """Rows of any lengths one behind another in a forward, without padding, where the architecture allows it and
-    `compile` is off; otherwise captions are grouped by length. None: on a CPU."""
+    packing: bool = True
+    """On a CPU, rows of any lengths lie one behind another in a forward, without padding, where the architecture allows
+    it and `compile` is off. Otherwise captions are grouped by length."""
     max_padding: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Largest share of padding among the tokens of a step where rows are not packed: captions are grouped by length
     until it holds."""

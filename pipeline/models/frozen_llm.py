@@ -13,7 +13,7 @@ soft tokens' shape. Each forward is followed by its backward pass at once: memor
 rows a step has.
 
 Shape suffixes: B rows, S soft tokens, D LLM width, P prefix, U suffix, T caption tokens,
-L columns of a forward, V vocabulary; b rows of one forward, R rows of one length, K tokens before a caption.
+L columns of a forward, V vocabulary; b rows of one forward, K tokens before a caption.
 """
 
 from __future__ import annotations
@@ -21,13 +21,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from inspect import signature
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.profiler import record_function
 from torch.utils.checkpoint import checkpoint
@@ -38,7 +36,8 @@ from transformers.utils import logging as transformers_logging
 from pipeline.config.schema import LLMConfig
 from pipeline.encoders.folder import files_fingerprint, model_folder
 from pipeline.models.buckets import forward_tokens, plan_buckets, plan_packed, split_to
-from pipeline.models.packing import Packing, packs
+from pipeline.models.immediate_backward import losses_with_gradient
+from pipeline.models.packing import pack, packs
 from pipeline.models.prefix_cache import prefix_cache
 from pipeline.models.prompt import encode_prompt
 
@@ -107,8 +106,9 @@ class FrozenLLM(nn.Module):
         """`caption_losses` of captions that are token ids already, for who reads the same ones in every step."""
         buckets = self.buckets([len(row) for row in ids], soft_tokens=soft_BSD.shape[1])
         if torch.is_grad_enabled() and soft_BSD.requires_grad:
-            apply: Callable[..., Tensor] = _CaptionLosses.apply
-            return apply(soft_BSD, self, ids, buckets)
+            return losses_with_gradient(
+                soft_BSD, buckets, lambda part_bSD, rows: self.bucket_losses(part_bSD, [ids[row] for row in rows])
+            )
         losses_B = soft_BSD.new_empty(len(ids), dtype=torch.float32)
         for rows in buckets:
             losses_B[rows] = self.bucket_losses(soft_BSD[rows], [ids[row] for row in rows])
@@ -137,39 +137,15 @@ class FrozenLLM(nn.Module):
         return self._packed_losses(soft_BSD, ids) if self.packs_rows else self._padded_losses(soft_BSD, ids)
 
     def _packed_losses(self, soft_BSD: Tensor, ids: Sequence[Sequence[int]]) -> Tensor:
-        """By one forward over all rows one behind another, those of one length together."""
-        device = soft_BSD.device
-        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-        runs = [list(rows) for _, rows in groupby(order, key=lambda row: len(ids[row]))]
+        """By one forward over all rows one behind another."""
         cache = self._cached_prefix
         prompt_BKD = self._prompt_embeddings(soft_BSD, prefix=cache is None)
-        known, sequences, labels, kept = prompt_BKD.shape[1], [], [], []
-        shapes, start = [], 0
-        for rows in runs:
-            labels_RT = torch.tensor([ids[row] for row in rows], device=device)
-            # The last caption token is only predicted, never read: it needs no column of its own.
-            read_RTD = self.model.get_input_embeddings()(labels_RT[:, :-1])
-            sequences.append(torch.cat([prompt_BKD[rows], read_RTD], dim=1).flatten(0, 1))
-            shapes.append((len(rows), known + labels_RT.shape[1] - 1))
-            columns_RL = torch.arange(start, start + len(sequences[-1]), device=device).view(shapes[-1])
-            kept.append(columns_RL[:, known - 1 :].flatten())
-            labels.append(labels_RT.flatten())
-            start += len(sequences[-1])
-        packing = Packing(tuple(shapes), len(self._prefix_P) if cache is not None else 0, device)
+        embed = self.model.get_input_embeddings()
+        packed = pack(prompt_BKD, ids, embed, prefix=0 if cache is None else len(self._prefix_P))
         with record_function("llm forward"):
-            logits_1TV = self.model(
-                inputs_embeds=torch.cat(sequences).unsqueeze(0),
-                past_key_values=cache,
-                logits_to_keep=torch.cat(kept),
-                use_cache=False,
-                **packing.inputs(),
-            ).logits
-            flat = functional.cross_entropy(logits_1TV[0].float(), torch.cat(labels), reduction="none")
-        means = [
-            losses.view(len(rows), -1).mean(dim=1)
-            for rows, losses in zip(runs, flat.split([len(part) for part in labels]), strict=True)
-        ]
-        return torch.cat(means)[torch.tensor(order, device=device).argsort()]
+            logits_1TV = self.model(**packed.inputs, past_key_values=cache, use_cache=False).logits
+            flat = functional.cross_entropy(logits_1TV[0].float(), packed.labels_T, reduction="none")
+        return packed.means(flat)
 
     def _padded_losses(self, soft_BSD: Tensor, ids: Sequence[Sequence[int]]) -> Tensor:
         """By one forward padded to the longest."""
@@ -227,8 +203,8 @@ class FrozenLLM(nn.Module):
     def packs_rows(self) -> bool:
         """Whether rows of any lengths share a forward without padding."""
         execution = self.config.execution
-        wanted = self._prefix_P.device.type == "cpu" if execution.packing is None else execution.packing
-        if not wanted or execution.compile or self._plain_cache is None:
+        wanted = execution.packing and not execution.compile and self._prefix_P.device.type == "cpu"
+        if not wanted or self._plain_cache is None:
             return False
         cached = self._cached_prefix
         return packs(self.model, cached, len(self._prefix_P) if cached is not None else 0)
@@ -294,34 +270,6 @@ class FrozenLLM(nn.Module):
 def llm_fingerprint(config: LLMConfig, root: Path) -> str:
     """Changes with any file of the LLM; a process reads them once."""
     return files_fingerprint(model_folder(config.path, revision=config.revision, root=root))
-
-
-class _CaptionLosses(torch.autograd.Function):
-    """Losses of all rows whose gradient is known before anybody asks for it.
-
-    A caption's loss depends on its own row of soft tokens alone, so the gradient of any weighted sum of the losses is
-    the rows' own gradients, weighted.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, soft_BSD: Tensor, llm: FrozenLLM, ids: list[list[int]], buckets: list[list[int]]) -> Tensor:
-        losses_B = soft_BSD.new_empty(len(ids), dtype=torch.float32)
-        gradient_BSD = torch.empty_like(soft_BSD)
-        for rows in buckets:
-            with torch.enable_grad():
-                part_bSD = soft_BSD[rows].detach().requires_grad_()
-                losses_b = llm.bucket_losses(part_bSD, [ids[row] for row in rows])
-                with record_function("llm backward"):
-                    (gradient_BSD[rows],) = torch.autograd.grad(losses_b.sum(), part_bSD)
-            losses_B[rows] = losses_b.detach()
-        ctx.save_for_backward(gradient_BSD)
-        return losses_B
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, weights_B: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient_BSD,) = ctx.saved_tensors
-        return gradient_BSD * weights_B[:, None, None].to(gradient_BSD.dtype), None, None, None
 
 
 def _roll_right(x_BL: Tensor, by_B: Tensor) -> Tensor:

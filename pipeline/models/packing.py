@@ -9,22 +9,26 @@ are attended together. An architecture packs if its attention goes through `tran
 keys and values, and a small trial gives the numbers of rows on their own (`packs`): what a forward does with a sequence
 cannot be told from its configuration.
 
-Shape suffixes: N tokens of all rows, R rows of one length, L their length, P prefix, H heads, W head width.
+Shape suffixes: B rows, K tokens of a prompt, D LLM width, T scored caption tokens of all rows; N tokens of all rows,
+R rows of one length, L their length, P prefix, H heads, W head width.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from pipeline.models.packed_attention import Runs, packed_rows_attention
 
 _NAME = "packed_sdpa"
 _log = logging.getLogger(__name__)
@@ -34,7 +38,7 @@ _log = logging.getLogger(__name__)
 class Packing:
     """How many rows of which length follow one another, behind a prefix that each of them sees."""
 
-    runs: tuple[tuple[int, int], ...]
+    runs: Runs
     """(rows R, length L) of each run of rows of one length, in order."""
     prefix: int
     """Length P of the keys and values before those of the rows."""
@@ -50,14 +54,58 @@ class Packing:
             "packing": self,
         }
 
-    @cached_property
-    def masks(self) -> tuple[Tensor | None, ...]:
-        """Who sees whom in each run, `[1, 1, L, P + L]`; None for plain causal attention without a prefix."""
-        if not self.prefix:
-            return (None,) * len(self.runs)
-        longest = max(length for _, length in self.runs)
-        whole = torch.ones(longest, self.prefix + longest, dtype=torch.bool, device=self.device).tril(self.prefix)
-        return tuple(whole[None, None, :length, : self.prefix + length] for _, length in self.runs)
+
+@dataclass(frozen=True)
+class PackedRows:
+    """Rows of one forward and where their captions are scored."""
+
+    embeddings_1ND: Tensor
+    labels_T: Tensor
+    """Caption tokens, row by row in the order of the sequence."""
+    kept_T: Tensor
+    """Columns that predict them."""
+    packing: Packing
+    captions: tuple[int, ...]
+    """Tokens of a caption in each run."""
+    order_B: Tensor
+    """Where each given row has come to stand."""
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Arguments of the LLM's forward besides the cache."""
+        return {"inputs_embeds": self.embeddings_1ND, "logits_to_keep": self.kept_T, **self.packing.inputs()}
+
+    def means(self, losses_T: Tensor) -> Tensor:
+        """Mean loss of each caption `[B]`, in the order of the rows given."""
+        runs = [(rows, tokens) for (rows, _), tokens in zip(self.packing.runs, self.captions, strict=True)]
+        parts = losses_T.split([rows * tokens for rows, tokens in runs])
+        means = [part.view(run).mean(dim=1) for part, run in zip(parts, runs, strict=True)]
+        return torch.cat(means)[self.order_B]
+
+
+def pack(prompt_BKD: Tensor, ids: Sequence[Sequence[int]], embed: Any, *, prefix: int) -> PackedRows:
+    """Rows of a prompt (soft tokens included) and a caption `ids` each, those of one length side by side."""
+    device, known = prompt_BKD.device, prompt_BKD.shape[1]
+    order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+    embeddings, labels, kept, runs, start = [], [], [], [], 0
+    for length, group in groupby(order, key=lambda row: len(ids[row])):
+        rows = list(group)
+        labels_RT = torch.tensor([ids[row] for row in rows], device=device)
+        # The last caption token is only predicted, never read: it needs no column of its own.
+        embeddings.append(torch.cat([prompt_BKD[rows], embed(labels_RT[:, :-1])], dim=1).flatten(0, 1))
+        runs.append((len(rows), known + length - 1))
+        columns_RL = torch.arange(start, start + len(embeddings[-1]), device=device).view(runs[-1])
+        kept.append(columns_RL[:, known - 1 :].flatten())
+        labels.append(labels_RT.flatten())
+        start += len(embeddings[-1])
+    return PackedRows(
+        embeddings_1ND=torch.cat(embeddings).unsqueeze(0),
+        labels_T=torch.cat(labels),
+        kept_T=torch.cat(kept),
+        packing=Packing(tuple(runs), prefix, device),
+        captions=tuple(length - known + 1 for _, length in runs),
+        order_B=torch.tensor(order, device=device).argsort(),
+    )
 
 
 def packed_attention(
@@ -77,30 +125,33 @@ def packed_attention(
     if packing is None:
         result: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return result
-    prefixes, own = [], []
-    for states in (key, value):
-        prefix, rows = states.split([packing.prefix, states.shape[2] - packing.prefix], dim=2)
-        prefixes.append(prefix)
-        own.append(rows)
-    sizes = [rows * length for rows, length in packing.runs]
-    outputs = []
-    for (rows, length), mask, q, k, v in zip(
+    if not _plain(module, options):
+        raise ValueError(f"{type(module).__name__}: attention with {sorted(options)} does not pack rows")
+    groups = query.shape[1] // key.shape[1]
+    (prefix_k, k), (prefix_v, v) = (
+        repeat_kv(states, groups)[0].split([packing.prefix, states.shape[2] - packing.prefix], dim=1)
+        for states in (key, value)
+    )
+    scale = options.get("scaling")
+    output_NHW = packed_rows_attention(
+        query[0],
+        k,
+        v,
+        (prefix_k.detach(), prefix_v.detach()) if packing.prefix else None,
         packing.runs,
-        packing.masks,
-        query.split(sizes, dim=2),
-        own[0].split(sizes, dim=2),
-        own[1].split(sizes, dim=2),
-        strict=True,
-    ):
-        q, k, v = (x[0].unflatten(1, (rows, length)).transpose(0, 1) for x in (q, k, v))
-        if packing.prefix:
-            k, v = (
-                torch.cat([prefix.expand(rows, -1, -1, -1), x], dim=2)
-                for prefix, x in zip(prefixes, (k, v), strict=True)
-            )
-        output, _ = sdpa_attention_forward(module, q, k, v, mask, **options)
-        outputs.append(output.flatten(0, 1))
-    return torch.cat(outputs).unsqueeze(0), None
+        query.shape[-1] ** -0.5 if scale is None else float(scale),
+    )
+    return output_NHW.unsqueeze(0), None
+
+
+def _plain(module: Any, options: dict[str, Any]) -> bool:
+    """Causal softmax attention with nothing added."""
+    causal = options.get("is_causal")
+    return (
+        bool(getattr(module, "is_causal", True) if causal is None else causal)
+        and not options.get("dropout")
+        and all(options.get(name) is None for name in ("position_bias", "softcap", "s_aux", "cache"))
+    )
 
 
 AttentionInterface.register(_NAME, packed_attention)

@@ -1,0 +1,78 @@
+"""Attention of packed rows is each row's own attention behind the prefix, and so is its gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from pipeline.models.packed_attention import Runs, packed_rows_attention
+
+HEADS, WIDTH, SCALE = 2, 8, 0.3
+
+
+def _alone(
+    q_HNW: torch.Tensor, k_HNW: torch.Tensor, v_HNW: torch.Tensor, prefix: list[torch.Tensor], runs: Runs
+) -> torch.Tensor:
+    """One row at a time, the prefix in front of its keys and values."""
+    outputs, start = [], 0
+    for rows, length in runs:
+        for _ in range(rows):
+            q, k, v = (x[:, start : start + length] for x in (q_HNW, k_HNW, v_HNW))
+            behind = prefix[0].shape[1]
+            seen = torch.ones(length, behind + length, dtype=torch.bool).tril(behind)
+            k, v = torch.cat([prefix[0], k], dim=1), torch.cat([prefix[1], v], dim=1)
+            outputs.append(functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=SCALE))
+            start += length
+    return torch.cat(outputs, dim=1).transpose(0, 1)
+
+
+def _states(runs: Runs, prefix: int, seed: int, dtype: torch.dtype) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = sum(rows * length for rows, length in runs)
+
+    def made(length: int) -> torch.Tensor:
+        # Scores of some size: one part of a softmax then outweighs the other.
+        return (3 * torch.randn(HEADS, length, WIDTH, generator=generator)).to(dtype)
+
+    return [made(tokens).requires_grad_() for _ in range(3)], [made(prefix) for _ in range(2)]
+
+
+RUNS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 70)), min_size=1, max_size=4).map(tuple)
+
+
+@given(runs=RUNS, prefix=st.integers(0, 40), seed=st.integers(0, 2**16))
+@settings(max_examples=60, deadline=None)
+def test_each_row_attends_to_itself_and_the_prefix(runs: Runs, prefix: int, seed: int) -> None:
+    results = []
+    for packed in (True, False):
+        rows, front = _states(runs, prefix, seed, torch.float32)
+        given_prefix = (front[0], front[1]) if prefix else None
+        output = packed_rows_attention(*rows, given_prefix, runs, SCALE) if packed else _alone(*rows, front, runs)
+        # Any function of the output will do, if its gradient differs from token to token.
+        (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+        results.append([output, *(x.grad for x in rows)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+def test_a_row_does_not_see_its_neighbours() -> None:
+    runs = ((2, 3), (1, 5))
+    rows, front = _states(runs, 4, 0, torch.float32)
+    packed_rows_attention(*rows, (front[0], front[1]), runs, SCALE)[3:6].sum().backward()
+    for x in rows:
+        assert x.grad is not None
+        assert x.grad[:, 3:6].abs().max() > 0
+        assert not x.grad[:, :3].any() and not x.grad[:, 6:].any()
+
+
+@pytest.mark.parametrize("prefix", [0, 7])
+def test_bfloat16_is_float32_up_to_its_rounding(prefix: int) -> None:
+    runs = ((2, 3), (1, 9))
+    rows, front = _states(runs, prefix, 1, torch.bfloat16)
+    output = packed_rows_attention(*rows, (front[0], front[1]) if prefix else None, runs, SCALE)
+    exact = _alone(*(x.detach().float() for x in rows), [x.float() for x in front], runs)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), exact, atol=0.05, rtol=0.05)
