@@ -43,19 +43,23 @@ def _states(runs: Runs, prefix: int, seed: int, dtype: torch.dtype) -> tuple[lis
 RUNS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 70)), min_size=1, max_size=4).map(tuple)
 
 
+def _with_gradients(output_NHW: torch.Tensor, rows: list[torch.Tensor]) -> list[torch.Tensor]:
+    # Any function of the output will do, if its gradient differs from token to token.
+    weights = torch.linspace(-1, 1, output_NHW.numel(), dtype=output_NHW.dtype).view_as(output_NHW)
+    return [output_NHW.detach(), *torch.autograd.grad((output_NHW * weights).sum(), rows)]
+
+
 @given(runs=RUNS, prefix=st.integers(0, 40), seed=st.integers(0, 2**16))
 @settings(max_examples=60, deadline=None)
 def test_each_row_attends_to_itself_and_the_prefix(runs: Runs, prefix: int, seed: int) -> None:
-    results = []
-    for packed in (True, False):
-        rows, front = _states(runs, prefix, seed, torch.float32)
-        given_prefix = (front[0], front[1]) if prefix else None
-        output = packed_rows_attention(*rows, given_prefix, runs, SCALE) if packed else _alone(*rows, front, runs)
-        # Any function of the output will do, if its gradient differs from token to token.
-        (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
-        results.append([output, *(x.grad for x in rows)])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+    rows, front = _states(runs, prefix, seed, torch.float32)
+    behind = (front[0], front[1]) if prefix else None
+    packed = _with_gradients(packed_rows_attention(*rows, behind, runs, SCALE), rows)
+    exact_rows = [x.detach().double().requires_grad_() for x in rows]
+    exact = _with_gradients(_alone(*exact_rows, [x.double() for x in front], runs), exact_rows)
+    for one, other in zip(packed, exact, strict=True):
+        # exp(score - log-sum) is off by the rounding of scores, which reach 60 here: some 4e-6 of the largest term.
+        torch.testing.assert_close(one.double(), other, atol=3e-5 * max(1.0, float(other.abs().max())), rtol=0)
 
 
 def test_a_row_does_not_see_its_neighbours() -> None:
