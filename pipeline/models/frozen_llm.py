@@ -140,10 +140,9 @@ class FrozenLLM(nn.Module):
         """By one forward over all rows one behind another."""
         cache = self._cached_prefix
         prompt_BKD = self._prompt_embeddings(soft_BSD, prefix=cache is None)
-        embed = self.model.get_input_embeddings()
-        packed = pack(prompt_BKD, ids, embed, prefix=0 if cache is None else len(self._prefix_P))
+        packed = pack(prompt_BKD, ids, self.model.get_input_embeddings(), prefix=cache)
         with record_function("llm forward"):
-            logits_1TV = self.model(**packed.inputs, past_key_values=cache, use_cache=False).logits
+            logits_1TV = self.model(**packed.inputs, use_cache=False).logits
             flat = functional.cross_entropy(logits_1TV[0].float(), packed.labels_T, reduction="none")
         return packed.means(flat)
 
@@ -206,8 +205,7 @@ class FrozenLLM(nn.Module):
         wanted = execution.packing and not execution.compile and self._prefix_P.device.type == "cpu"
         if not wanted or self._plain_cache is None:
             return False
-        cached = self._cached_prefix
-        return packs(self.model, cached, len(self._prefix_P) if cached is not None else 0)
+        return packs(self.model, self._cached_prefix)
 
     @property
     def _cached_prefix(self) -> Any:

@@ -36,17 +36,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Packing:
-    """How many rows of which length follow one another, behind a prefix that each of them sees."""
+    """How many rows of which length follow one another, behind a prefix that each of them sees.
+
+    The prefix's keys and values do not go through the model's cache, which would copy them in front of the rows.
+    """
 
     runs: Runs
     """(rows R, length L) of each run of rows of one length, in order."""
-    prefix: int
-    """Length P of the keys and values before those of the rows."""
+    prefix: Cache | None
+    """Keys and values `[1, H', P, W]` of each layer."""
     device: torch.device
 
     def inputs(self) -> dict[str, Any]:
         """Arguments of the LLM's forward besides embeddings `[1, N, D]` and cache."""
-        positions = [torch.arange(self.prefix, self.prefix + length).repeat(rows) for rows, length in self.runs]
+        start = 0 if self.prefix is None else self.prefix.get_seq_length()
+        positions = [torch.arange(start, start + length).repeat(rows) for rows, length in self.runs]
         return {
             "position_ids": torch.cat(positions).unsqueeze(0).to(self.device),
             # A mask that is made already: no N x N one is.
@@ -57,7 +61,7 @@ class Packing:
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Rows of one forward and where their captions are scored."""
+    """Rows of one forward, and where their captions are scored."""
 
     embeddings_1ND: Tensor
     labels_T: Tensor
@@ -72,7 +76,7 @@ class PackedRows:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """Arguments of the LLM's forward besides the cache."""
+        """Arguments of the LLM's forward."""
         return {"inputs_embeds": self.embeddings_1ND, "logits_to_keep": self.kept_T, **self.packing.inputs()}
 
     def means(self, losses_T: Tensor) -> Tensor:
@@ -83,7 +87,7 @@ class PackedRows:
         return torch.cat(means)[self.order_B]
 
 
-def pack(prompt_BKD: Tensor, ids: Sequence[Sequence[int]], embed: Any, *, prefix: int) -> PackedRows:
+def pack(prompt_BKD: Tensor, ids: Sequence[Sequence[int]], embed: Any, *, prefix: Cache | None) -> PackedRows:
     """Rows of a prompt (soft tokens included) and a caption `ids` each, those of one length side by side."""
     device, known = prompt_BKD.device, prompt_BKD.shape[1]
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
@@ -119,7 +123,7 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention of `transformers`' interface, for rows that lie one behind another.
 
-    Queries `[1, H, N, W]`, keys and values `[1, H', P + N, W]`; returns `[1, N, H, W]`. Without `packing` it is
+    Queries `[1, H, N, W]`, keys and values `[1, H', N, W]`; returns `[1, N, H, W]`. Without `packing` it is
     `transformers`' own scaled dot-product attention.
     """
     if packing is None:
@@ -128,16 +132,16 @@ def packed_attention(
     if not _plain(module, options):
         raise ValueError(f"{type(module).__name__}: attention with {sorted(options)} does not pack rows")
     groups = query.shape[1] // key.shape[1]
-    (prefix_k, k), (prefix_v, v) = (
-        repeat_kv(states, groups)[0].split([packing.prefix, states.shape[2] - packing.prefix], dim=1)
-        for states in (key, value)
-    )
+    prefix: tuple[Tensor, Tensor] | None = None
+    if packing.prefix is not None:
+        layer: Any = packing.prefix.layers[module.layer_idx]
+        prefix = repeat_kv(layer.keys, groups)[0], repeat_kv(layer.values, groups)[0]
     scale = options.get("scaling")
     output_NHW = packed_rows_attention(
         query[0],
-        k,
-        v,
-        (prefix_k.detach(), prefix_v.detach()) if packing.prefix else None,
+        repeat_kv(key, groups)[0],
+        repeat_kv(value, groups)[0],
+        prefix,
         packing.runs,
         query.shape[-1] ** -0.5 if scale is None else float(scale),
     )
@@ -159,22 +163,19 @@ AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
 @torch.no_grad()
-def packs(model: Any, cache: Cache | None, prefix: int) -> bool:
-    """Whether rows in one sequence give what each gives alone; makes the model's attention the packed one if so.
-
-    `cache` holds the keys and values of `prefix` tokens.
-    """
+def packs(model: Any, prefix: Cache | None) -> bool:
+    """Whether rows in one sequence give what each gives alone; makes the model's attention the packed one if so."""
     if model.config.get_text_config()._attn_implementation != "sdpa":
         return False
     embeddings: Tensor = model.get_input_embeddings()(_probe(model))
     lengths = (2, 2, 5)
     rows = embeddings.split(lengths)
-    alone = [_logits(model, row.unsqueeze(0), cache) for row in rows]
+    alone = [_logits(model, row.unsqueeze(0), past_key_values=prefix) for row in rows]
     model.set_attn_implementation(_NAME)
     try:
         packing = Packing(((2, 2), (1, 5)), prefix, embeddings.device)
-        together = _logits(model, embeddings.unsqueeze(0), cache, **packing.inputs())
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        together = _logits(model, embeddings.unsqueeze(0), **packing.inputs())
+    except (AttributeError, TypeError, ValueError, RuntimeError, IndexError) as error:
         _log.debug("%s does not pack rows: %s", type(model).__name__, error)
         together = None
     if together is not None and _agree(together, torch.cat(alone, dim=1)):
@@ -189,8 +190,8 @@ def _probe(model: Any) -> Tensor:
     return torch.randint(0, embedding.num_embeddings, (9,), generator=generator).to(model.device)
 
 
-def _logits(model: Any, embeddings: Tensor, cache: Cache | None, **inputs: Any) -> Tensor:
-    result: Tensor = model(inputs_embeds=embeddings, past_key_values=cache, use_cache=False, **inputs).logits
+def _logits(model: Any, embeddings: Tensor, **inputs: Any) -> Tensor:
+    result: Tensor = model(inputs_embeds=embeddings, use_cache=False, **inputs).logits
     return result
 
 
