@@ -154,7 +154,7 @@ def _plain(module: Any, options: dict[str, Any]) -> bool:
     return (
         bool(getattr(module, "is_causal", True) if causal is None else causal)
         and not options.get("dropout")
-        and all(options.get(name) is None for name in ("position_bias", "softcap", "s_aux", "cache"))
+        and all(options.get(name) is None for name in ("position_bias", "softcap", "s_aux", "sliding_window"))
     )
 
 
