@@ -48,7 +48,7 @@ class Packing:
     device: torch.device
 
     def inputs(self) -> dict[str, Any]:
-        """Arguments of the LLM's forward besides embeddings `[1, N, D]` and cache."""
+        """Arguments of the LLM's forward besides the embeddings `[1, N, D]`."""
         start = 0 if self.prefix is None else self.prefix.get_seq_length()
         positions = [torch.arange(start, start + length).repeat(rows) for rows, length in self.runs]
         return {

@@ -18,7 +18,7 @@ CAPTIONS = ("a red circle", "a small blue square on the right .", "a red circle 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 GROUPED = {**SMALL, "num_key_value_heads": 2}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "llama": GROUPED,
+    "llama": {**SMALL, "num_key_value_heads": 1},  # both heads of queries share one of keys
     "qwen3": {**GROUPED, "head_dim": 8},
     "mistral": {**GROUPED, "head_dim": 8, "sliding_window": 4},
     "gemma3_text": {**GROUPED, "head_dim": 8, "sliding_window": 4},
