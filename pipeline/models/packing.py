@@ -91,16 +91,19 @@ def pack(prompt_BKD: Tensor, ids: Sequence[Sequence[int]], embed: Any, *, prefix
     """Rows of a prompt (soft tokens included) and a caption `ids` each, those of one length side by side."""
     device, known = prompt_BKD.device, prompt_BKD.shape[1]
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+    groups = [(length, list(rows)) for length, rows in groupby(order, key=lambda row: len(ids[row]))]
+    # The last caption token is only predicted, never read: it needs no column of its own. One call for all rows: a
+    # partitioned LLM gathers its embeddings at each, and workers have to agree on how often.
+    read_ND = embed(torch.tensor([token for row in order for token in ids[row][:-1]], dtype=torch.long, device=device))
+    reads = read_ND.split([len(rows) * (length - 1) for length, rows in groups])
     embeddings, labels, kept, runs, start = [], [], [], [], 0
-    for length, group in groupby(order, key=lambda row: len(ids[row])):
-        rows = list(group)
-        labels_RT = torch.tensor([ids[row] for row in rows], device=device)
-        # The last caption token is only predicted, never read: it needs no column of its own.
-        embeddings.append(torch.cat([prompt_BKD[rows], embed(labels_RT[:, :-1])], dim=1).flatten(0, 1))
+    for (length, rows), read in zip(groups, reads, strict=True):
+        read_RTD = read.view(len(rows), length - 1, prompt_BKD.shape[-1])
+        embeddings.append(torch.cat([prompt_BKD[rows], read_RTD], dim=1).flatten(0, 1))
         runs.append((len(rows), known + length - 1))
         columns_RL = torch.arange(start, start + len(embeddings[-1]), device=device).view(runs[-1])
         kept.append(columns_RL[:, known - 1 :].flatten())
-        labels.append(labels_RT.flatten())
+        labels.append(torch.tensor([ids[row] for row in rows], device=device).flatten())
         start += len(embeddings[-1])
     return PackedRows(
         embeddings_1ND=torch.cat(embeddings).unsqueeze(0),

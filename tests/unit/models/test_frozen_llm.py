@@ -126,6 +126,19 @@ def test_workers_can_agree_on_the_number_of_forwards(llm: FrozenLLM) -> None:
     torch.testing.assert_close(llm.caption_losses(soft, captions), own)
 
 
+def test_a_forward_reads_the_embeddings_as_often_whatever_the_captions_lengths(llm: FrozenLLM) -> None:
+    # Under ZeRO-3 each call gathers them from all workers, whose captions differ: another number waits for ever.
+    llm.caption_losses(_soft(1), [SHORT])
+    calls: list[int] = []
+    llm.model.get_input_embeddings().register_forward_hook(lambda *_: calls.append(1))
+    counts = []
+    for captions in ([SHORT, SHORT, SHORT], [SHORT, LONG, SHORT + " on the left"]):
+        calls.clear()
+        llm.caption_losses(_soft(3), captions)
+        counts.append(len(calls))
+    assert counts[0] == counts[1] > 0
+
+
 CHAT = (
     "{{ bos_token }}{% for message in messages %}<unk> {{ message.role }} : {{ message.content }} </s>{% endfor %}"
     "{% if add_generation_prompt %}caption :{% endif %}"
