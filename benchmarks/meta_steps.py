@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.meta_world import OPTIM, World
 from benchmarks.reference_loop import reference_update
+from pipeline.models.buckets import padding_share
 from pipeline.training.engine import Engine, LocalEngine
 from pipeline.training.meta import MetaTask
 from pipeline.training.prefetch import Prefetcher
@@ -101,9 +102,8 @@ def _tokens(world: World, captions: list[str]) -> dict[str, Any]:
     lengths = [len(ids) for ids in world.llm.caption_ids(captions)]
     buckets = world.llm.buckets(lengths, soft_tokens=1)
     fed = [world.llm.fed_tokens(length, soft_tokens=1) for length in lengths]
-    padded = sum(max(fed[row] for row in rows) * len(rows) for rows in buckets)
-    computed = sum(fed) if world.llm.packs_rows else padded
-    return {"tokens": sum(fed), "padding": 1 - sum(fed) / computed, "forwards": len(buckets)}
+    padding = 0.0 if world.llm.packs_rows else padding_share(fed, buckets)
+    return {"tokens": sum(fed), "padding": padding, "forwards": len(buckets)}
 
 
 def bare_llm(world: World, captions_of_step: list[list[str]], *, parts: int) -> Run:

@@ -110,7 +110,7 @@ def pack(prompt_BKD: Tensor, ids: Sequence[Sequence[int]], embed: Any, *, prefix
         labels_T=torch.cat(labels),
         kept_T=torch.cat(kept),
         packing=Packing(tuple(runs), prefix, device),
-        captions=tuple(length - known + 1 for _, length in runs),
+        captions=tuple(length for length, _ in groups),
         order_B=torch.tensor(order, device=device).argsort(),
     )
 

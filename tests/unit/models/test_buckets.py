@@ -81,7 +81,7 @@ def test_longest_rows_come_first(max_padding: float) -> None:
 
 
 def test_forwards_are_cut_where_logits_would_leave_the_allocator() -> None:
-    """16 MiB of float32 logits on a CPU, at least 256 tokens; a GPU takes large ones."""
+    """32 MiB of float32 logits on a CPU, at least 512 tokens; a GPU takes large ones."""
     sizes = {vocabulary: forward_tokens("cpu", vocabulary) for vocabulary in (64, 512, 16_384, 128_256)}
     assert sizes == {64: 16_384, 512: 16_384, 16_384: 512, 128_256: 512}
     assert forward_tokens("cuda", 128_256) == 16_384
