@@ -8,23 +8,25 @@ distances by an amount s, and bring every vector back to the length 1 that encod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.episodes.isometry import HaarOfRows, Isometry, gaussian, sample_isometry, sample_isometry_of_rows
+from pipeline.episodes.isometry import Isometry, gaussian, sample_haar_of_rows, sample_isometry, to_device
 from pipeline.episodes.sampler import philox
 
 _STREAM = 13
+_BENT = ("scale", "warp")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Augmentation:
     """An isometry, and what may follow it."""
 
-    isometry: Isometry | HaarOfRows
+    isometry: Isometry
     """Applied first."""
     gains_E: Tensor | None = None
     """Factors of the coordinates."""
@@ -44,30 +46,41 @@ class Augmentation:
         return z
 
 
-def sample_augmentation(
-    kind: str, width: int, seed: int, *, rows: int | None = None, device: torch.device | str = "cpu"
-) -> Augmentation:
-    """Draw what `episodes.isometry` names; a pure function of its arguments.
+def augment(x_NnE: Tensor, kind: str, seeds: Sequence[int]) -> Tensor:
+    """Rows of N episodes, each episode's n rows under a draw of its own of what `episodes.isometry` names; `[N, n, E]`.
 
-    With `rows`, it maps so many rows, all at once; without, any number at any time, at a higher price.
+    A pure function of its arguments. Where rows are few, a Haar isometry is drawn as those rows see it: in law that of
+    `sample_augmentation` at a lower price, but another draw.
+    """
+    _, rows, width = x_NnE.shape
+    device = x_NnE.device
+    if kind.partition(":")[0] not in ("haar", *_BENT) or 2 * rows > width:
+        draws = [sample_augmentation(kind, width, seed, device=device) for seed in seeds]
+    else:
+        x_NnE = sample_haar_of_rows(rows, width, seeds, device=device)(x_NnE)
+        if kind == "haar":
+            return x_NnE
+        draws = [_bent(Isometry(), kind, width, seed, device) for seed in seeds]
+    return torch.stack([draw(x_nE) for draw, x_nE in zip(draws, x_NnE, strict=True)])
+
+
+def sample_augmentation(kind: str, width: int, seed: int, *, device: torch.device | str = "cpu") -> Augmentation:
+    """Draw what `episodes.isometry` names, for any number of rows at any time; a pure function of its arguments.
 
     `scale:s` is a Haar rotation and log-normal gains of standard deviation s on the axes; `warp:s` a Haar rotation and
     a random smooth non-linear term of size s. All other kinds are those of `sample_isometry`.
     """
+    if kind.partition(":")[0] not in _BENT:
+        return Augmentation(isometry=sample_isometry(kind, width, seed, device=device))
+    return _bent(sample_isometry("haar", width, seed, device=device), kind, width, seed, device)
+
+
+def _bent(isometry: Isometry, kind: str, width: int, seed: int, device: torch.device | str) -> Augmentation:
     name, _, amount = kind.partition(":")
-    if name not in ("scale", "warp"):
-        return Augmentation(isometry=_isometry(kind, width, seed, rows, device))
     strength = float(amount)
-    rotation = _isometry("haar", width, seed, rows, device)
     rng = philox(_STREAM, seed)
     if name == "scale":
-        gains_E = torch.exp(strength * gaussian(rng, width)).to(device)
-        return Augmentation(isometry=rotation, gains_E=gains_E)
-    mixing_EE = gaussian(rng, width, width).to(device)
-    return Augmentation(isometry=rotation, mixing_EE=mixing_EE, strength=strength)
-
-
-def _isometry(kind: str, width: int, seed: int, rows: int | None, device: torch.device | str) -> Isometry | HaarOfRows:
-    if rows is None:
-        return sample_isometry(kind, width, seed, device=device)
-    return sample_isometry_of_rows(kind, rows, width, seed, device=device)
+        gains_E = torch.exp(strength * gaussian(rng, width))
+        return Augmentation(isometry=isometry, gains_E=to_device(gains_E, device))
+    mixing_EE = gaussian(rng, width, width)
+    return Augmentation(isometry=isometry, mixing_EE=to_device(mixing_EE, device), strength=strength)

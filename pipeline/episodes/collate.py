@@ -8,7 +8,8 @@ do not change. A hypernetwork with a fixed common width gets every episode mappe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -19,13 +20,15 @@ from torch.nn import functional
 from torch.profiler import record_function
 
 from pipeline.config.schema import EpisodeConfig, WidthMapKind
-from pipeline.episodes.augmentation import sample_augmentation
+from pipeline.episodes.augmentation import augment
 from pipeline.episodes.batch import EpisodeBatch, SupportBatch
 from pipeline.episodes.distortion import distort
+from pipeline.episodes.isometry import to_device
 from pipeline.episodes.sampler import EpisodeSampler, EpisodeSpec
 from pipeline.episodes.width import fit_width_map
 
 Rows = npt.NDArray[np.int64]
+Captions = tuple[tuple[str, ...], ...]
 
 
 class NotFiniteError(ValueError):
@@ -77,47 +80,75 @@ class EpisodeBuilder:
     def build(self, step: int, slots: Sequence[int], device: torch.device | str = "cpu") -> EpisodeBatch:
         """Episodes `slots` of `step` on `device`."""
         specs = [self._sampler.episode(step, slot) for slot in slots]
-        parts = [self._read(spec, device) for spec in specs]
-        widest = max(support.shape[1] for support, _, _ in parts)
-        pad = [
-            (functional.pad(s, (0, widest - s.shape[1])), functional.pad(q, (0, widest - q.shape[1])))
-            for s, q, _ in parts
-        ]
-        sources = [self._sources[spec.dataset] for spec in specs]
+        slots_of: dict[int, list[int]] = defaultdict(list)
+        for slot, spec in enumerate(specs):
+            slots_of[spec.dataset].append(slot)
+        parts = [self._read(dataset, [specs[slot] for slot in chosen], device) for dataset, chosen in slots_of.items()]
+        rows_NnE, texts_NKW = parts[0]
+        if len(parts) > 1:
+            widest = max(rows.shape[-1] for rows, _ in parts)
+            padded = [functional.pad(rows, (0, widest - rows.shape[-1])) for rows, _ in parts]
+            back = torch.tensor([slot for chosen in slots_of.values() for slot in chosen]).argsort()
+            back = to_device(back, device)
+            rows_NnE, texts_NKW = torch.cat(padded)[back], torch.cat([texts for _, texts in parts])[back]
+        shots = texts_NKW.shape[1]
+        instructions_NW = torch.stack([self._sources[spec.dataset].instruction_W for spec in specs])
         return EpisodeBatch(
             support=SupportBatch(
-                embeddings_NKE=torch.stack([support for support, _ in pad]),
-                texts_NKW=torch.stack([text for _, _, text in parts]),
-                instructions_NW=torch.stack([source.instruction_W for source in sources]).to(device),
+                embeddings_NKE=rows_NnE[:, :shots],
+                texts_NKW=texts_NKW,
+                instructions_NW=to_device(instructions_NW, device),
             ),
-            queries_NBE=torch.stack([query for _, query in pad]),
-            captions=tuple(
-                tuple(captions[0] for captions in source.captions(spec.query_B))
-                for source, spec in zip(sources, specs, strict=True)
-            ),
+            queries_NBE=rows_NnE[:, shots:],
+            captions=self._captions(specs, slots_of),
         )
 
-    def _read(self, spec: EpisodeSpec, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
-        source = self._sources[spec.dataset]
-        shots = len(spec.support_K)
-        # One read of the memory map an episode: support and queries together.
-        rows = np.concatenate([spec.support_K, spec.query_B])
-        both, texts = source.embeddings(rows), source.text_embeddings(spec.support_K)
-        _check_finite(spec, "embeddings", both, rows)
-        _check_finite(spec, "text embeddings", texts, spec.support_K)
-        both = both.to(device)
-        if self._common_width is not None and both.shape[1] != self._common_width:
-            both = fit_width_map(both[:shots], self._common_width, kind=self._width_map, seed=spec.isometry_seed)(both)
-        config = self._config
-        count, width = both.shape
-        both = sample_augmentation(config.isometry, width, spec.isometry_seed, rows=count, device=device)(both)
-        if spec.dataset in self._texts:
-            both = distort(both, scale=config.text_scale, noise=config.text_noise, seed=spec.isometry_seed)
-        return both[:shots], both[shots:], texts.to(device)
+    def _read(self, dataset: int, specs: Sequence[EpisodeSpec], device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Rows `[M, n, E]` (support, then queries) and texts `[M, K, W]` of M episodes of one dataset."""
+        source, config = self._sources[dataset], self._config
+        # One read of the memory map for all of them: support and queries together.
+        rows = np.stack([np.concatenate([spec.support_K, spec.query_B]) for spec in specs])
+        support = np.stack([spec.support_K for spec in specs])
+        host, texts = source.embeddings(rows.ravel()), source.text_embeddings(support.ravel())
+        _check_finite(specs, "embeddings", host, rows)
+        _check_finite(specs, "text embeddings", texts, support)
+        rows_MnE = to_device(host, device).unflatten(0, rows.shape)
+        seeds = [spec.isometry_seed for spec in specs]
+        if self._common_width is not None and host.shape[1] != self._common_width:
+            rows_MnE = torch.stack(
+                [
+                    fit_width_map(both[: support.shape[1]], self._common_width, kind=self._width_map, seed=seed)(both)
+                    for both, seed in zip(rows_MnE, seeds, strict=True)
+                ]
+            )
+        rows_MnE = augment(rows_MnE, config.isometry, seeds)
+        if dataset in self._texts:
+            scale, noise = config.text_scale, config.text_noise
+            pairs = zip(rows_MnE, seeds, strict=True)
+            rows_MnE = torch.stack([distort(both, scale=scale, noise=noise, seed=seed) for both, seed in pairs])
+        return rows_MnE, to_device(texts, device).unflatten(0, support.shape)
+
+    def _captions(self, specs: Sequence[EpisodeSpec], slots_of: Mapping[int, list[int]]) -> Captions:
+        """The first caption of each query of each episode."""
+        found: dict[int, tuple[str, ...]] = {}
+        for dataset, chosen in slots_of.items():
+            rows = np.stack([specs[slot].query_B for slot in chosen])
+            first = [captions[0] for captions in self._sources[dataset].captions(rows.ravel())]
+            queries = rows.shape[1]
+            found |= {slot: tuple(first[i * queries : (i + 1) * queries]) for i, slot in enumerate(chosen)}
+        return tuple(found[slot] for slot in range(len(specs)))
 
 
-def _check_finite(spec: EpisodeSpec, what: str, values: Tensor, rows: Rows) -> None:
-    """Before any arithmetic: a rotation, or a map fitted on them, would spread them over all rows."""
-    bad = ~torch.isfinite(values).all(dim=1)
-    if bad.any():
-        raise NotFiniteError(spec, what, rows[bad.cpu().numpy()])
+def _check_finite(specs: Sequence[EpisodeSpec], what: str, values: Tensor, rows: Rows) -> None:
+    """Before any arithmetic: a rotation, or a map fitted on them, would spread them over all rows.
+
+    `rows` `[M, n]` are those of each episode, `values` theirs one behind another.
+    """
+    if torch.isfinite(
+        values.sum()
+    ):  # a sum with anything else in it is not finite, and costs a tenth of looking for it
+        return
+    bad_Mn = ~torch.isfinite(values).all(dim=1).numpy().reshape(rows.shape)
+    for spec, bad_n, rows_n in zip(specs, bad_Mn, rows, strict=True):
+        if bad_n.any():
+            raise NotFiniteError(spec, what, rows_n[bad_n])

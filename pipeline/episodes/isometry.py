@@ -6,6 +6,7 @@ One draw serves an episode's support and queries alike; text embeddings get none
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,6 +17,8 @@ from torch import Tensor
 from pipeline.episodes.sampler import philox
 
 _STREAM, _BANK_STREAM, _ROWS_STREAM = 11, 12, 18
+_RIDGE = 1e-12
+"""Relative to the mean square of the rows' lengths; a float64's rounding of their products is below 1e-13."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,38 +56,57 @@ class Isometry:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HaarOfRows:
-    """One Haar isometry of R^E as it is seen by n rows, n <= E / 2, that are mapped all at once.
+    """Haar isometries of R^E as they are seen by n rows each, n <= E / 2, that are mapped all at once.
 
     Rows X become R^T L^-1 G, where X X^T = R^T R, and G has n rows of standard normal numbers with G G^T = L L^T. Why
     that is `X Q` in law: X is R^T V^T for some orthonormal V, and V^T Q, n rows of a Haar matrix, is a uniform frame of
     n vectors; so is L^-1 G, orthonormal and with a law that no rotation changes. Costs n / E of drawing and applying Q.
     """
 
-    gaussian_nE: Tensor
-    """G."""
+    gaussian_NnE: Tensor
+    """G of each of N isometries."""
 
-    def __call__(self, x_nE: Tensor) -> Tensor:
-        """Map exactly the n rows that it was drawn for."""
-        if x_nE.shape != self.gaussian_nE.shape:
+    def __call__(self, x_NnE: Tensor) -> Tensor:
+        """Map exactly the N times n rows that they were drawn for."""
+        if x_NnE.shape != self.gaussian_NnE.shape:
             raise ValueError(
-                f"this isometry was drawn for {tuple(self.gaussian_nE.shape)} numbers, got {tuple(x_nE.shape)}: map "
-                "all rows of an episode at once"
+                f"these isometries were drawn for {tuple(self.gaussian_NnE.shape)} numbers, got {tuple(x_NnE.shape)}: "
+                "map all rows of an episode at once"
             )
-        r_nn = torch.linalg.qr(x_nE.mT, mode="r").R
-        # R is unique up to the signs of its rows, which libraries choose differently.
-        r_nn = r_nn * torch.where(r_nn.diagonal() < 0, -1.0, 1.0).unsqueeze(1)
-        lower_nn = torch.linalg.cholesky(self.gaussian_nE @ self.gaussian_nE.mT)
-        mixing_nn: Tensor = torch.linalg.solve_triangular(lower_nn, r_nn.mT, upper=False, left=False)
-        return mixing_nn @ self.gaussian_nE
+        # Without checks of the result, for which a GPU would have to be waited for.
+        lower_Nnn, _ = torch.linalg.cholesky_ex(self.gaussian_NnE @ self.gaussian_NnE.mT)
+        mixing_Nnn: Tensor = torch.linalg.solve_triangular(lower_Nnn, _gram_root(x_NnE), upper=False, left=False)
+        return mixing_Nnn @ self.gaussian_NnE
 
 
-def sample_isometry_of_rows(
-    kind: str, rows: int, width: int, seed: int, *, device: torch.device | str = "cpu"
-) -> Isometry | HaarOfRows:
-    """Draw an isometry for rows that are mapped all at once: `haar` costs less where they are few."""
-    if kind == "haar" and 2 * rows <= width:
-        return HaarOfRows(gaussian_nE=gaussian(philox(_ROWS_STREAM, seed), rows, width).to(device))
-    return sample_isometry(kind, width, seed, device=device)
+def _gram_root(x_NnE: Tensor) -> Tensor:
+    """Lower triangular R^T with R^T R = X X^T, to float32's precision.
+
+    In float64, since products square the ratio of the largest to the smallest direction. Rows that depend on one
+    another (a sample that occurs twice) have no such root to the last digit: what is added for them moves no distance
+    by more than a float32's rounding.
+    """
+    wide_NnE = x_NnE.double()
+    gram_Nnn = wide_NnE @ wide_NnE.mT
+    diagonal_Nn = gram_Nnn.diagonal(dim1=-2, dim2=-1)
+    diagonal_Nn += _RIDGE * diagonal_Nn.mean(dim=-1, keepdim=True) + torch.finfo(torch.float32).tiny
+    root_Nnn, failed_N = torch.linalg.cholesky_ex(gram_Nnn)
+    return torch.where(failed_N[..., None, None] == 0, root_Nnn, torch.nan).to(x_NnE.dtype)
+
+
+def sample_haar_of_rows(
+    rows: int, width: int, seeds: Sequence[int], *, device: torch.device | str = "cpu"
+) -> HaarOfRows:
+    """A Haar isometry for each seed, for `rows` rows each."""
+    drawn = np.empty((len(seeds), rows, width), dtype=np.float32)
+    for index, seed in enumerate(seeds):
+        philox(_ROWS_STREAM, seed).standard_normal(dtype=np.float32, out=drawn[index])
+    return HaarOfRows(gaussian_NnE=to_device(torch.from_numpy(drawn), device))
+
+
+def to_device(x: Tensor, device: torch.device | str) -> Tensor:
+    """Numbers made on the CPU where they are needed; a GPU is not waited for."""
+    return x.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else x.to(device)
 
 
 def sample_isometry(kind: str, width: int, seed: int, *, device: torch.device | str = "cpu") -> Isometry:

@@ -27,7 +27,7 @@ from torch.nn.functional import normalize
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pipeline.config.schema import AdaptedLayers, EpisodeConfig, HypernetConfig, HypernetKind, WidthMapKind
-from pipeline.episodes.augmentation import sample_augmentation
+from pipeline.episodes.augmentation import augment, sample_augmentation
 from pipeline.episodes.batch import EpisodeBatch, SupportBatch
 from pipeline.episodes.collate import EpisodeBuilder
 from pipeline.episodes.sampler import EpisodeSampler
@@ -51,11 +51,10 @@ def check_isometry(kind: str, device: torch.device) -> None:
     x = _unit(132, 768)
     with torch.no_grad():
         there = sample_augmentation(kind, 768, 2**40 + 7, device=device)(x.to(device))
-        at_once = sample_augmentation(kind, 768, 2**40 + 7, rows=len(x), device=device)(x.to(device))
+        at_once = augment(torch.stack([x, x]).to(device), kind, [2**40 + 7, 3])
     assert there.device.type == device.type and there.dtype == torch.float32
     torch.testing.assert_close(there.cpu(), sample_augmentation(kind, 768, 2**40 + 7)(x), atol=ATOL, rtol=0)
-    here = sample_augmentation(kind, 768, 2**40 + 7, rows=len(x))(x)
-    torch.testing.assert_close(at_once.cpu(), here, atol=ATOL, rtol=0)
+    torch.testing.assert_close(at_once.cpu(), augment(torch.stack([x, x]), kind, [2**40 + 7, 3]), atol=ATOL, rtol=0)
 
 
 def check_width_map(kind: WidthMapKind, width: int, device: torch.device) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from pipeline.episodes.augmentation import sample_augmentation
-from pipeline.episodes.isometry import sample_isometry
+from pipeline.episodes.augmentation import augment, sample_augmentation
+from pipeline.episodes.isometry import sample_haar_of_rows, sample_isometry
 
 WIDTH = 64
 
@@ -63,3 +65,25 @@ def test_warp_is_no_linear_map() -> None:
         for kind in ("scale:1", "warp:1")
     }
     assert ranks == {"scale:1": 2, "warp:1": 3}
+
+
+@pytest.mark.parametrize("kind", ["none", "bank:2", "householder:3", "signed_permutation", "haar", "scale:1", "warp:1"])
+def test_episodes_get_their_own_draws(kind: str) -> None:
+    """Forty rows of width 64 are too many for the way of few rows."""
+    x = torch.stack([unit(40), unit(40, seed=1)])
+    expected = torch.stack([sample_augmentation(kind, WIDTH, seed)(rows) for rows, seed in zip(x, (5, 6), strict=True)])
+    torch.testing.assert_close(augment(x, kind, [5, 6]), expected)
+
+
+@pytest.mark.parametrize("kind", ["haar", "scale:0.5", "warp:0.5"])
+def test_few_rows_are_rotated_as_those_rows_see_it(kind: str) -> None:
+    x = torch.stack([unit(6), unit(6, seed=1)])
+    rotated = sample_haar_of_rows(6, WIDTH, [5, 6])(x)
+    if kind == "haar":
+        assert torch.equal(augment(x, kind, [5, 6]), rotated)
+        return
+    draws = [sample_augmentation(kind, WIDTH, seed) for seed in (5, 6)]
+    bends = [replace(draw, isometry=sample_isometry("none", WIDTH, 0)) for draw in draws]
+    expected = torch.stack([bend(rows) for bend, rows in zip(bends, rotated, strict=True)])
+    torch.testing.assert_close(augment(x, kind, [5, 6]), expected)
+    assert not torch.allclose(augment(x, kind, [5, 6]), rotated, atol=1e-2)

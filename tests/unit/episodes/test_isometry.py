@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from pipeline.episodes import isometry as isometry_module
-from pipeline.episodes.isometry import HaarOfRows, sample_isometry, sample_isometry_of_rows
+from pipeline.episodes.isometry import HaarOfRows, sample_haar_of_rows, sample_isometry
 
 KINDS = ["none", "haar", "signed_permutation", "householder:1", "householder:5", "bank:3"]
 
@@ -160,13 +160,13 @@ def _rows_of(draw: Callable[[int], Callable[[Tensor], Tensor]], x: Tensor, draws
 
 
 def test_few_rows_are_mapped_by_an_isometry() -> None:
-    x = torch.nn.functional.normalize(torch.randn(132, 768), dim=1)
-    isometry = sample_isometry_of_rows("haar", 132, 768, 3)
-    assert isinstance(isometry, HaarOfRows)
-    y = isometry(x)
-    assert y.dtype == torch.float32 and torch.equal(y, sample_isometry_of_rows("haar", 132, 768, 3)(x))
-    torch.testing.assert_close(y @ y.T, x @ x.T, atol=5e-6, rtol=0)
-    assert (x * y).sum(dim=1).abs().max() < 0.25, "nothing is left of the directions"
+    x = torch.nn.functional.normalize(torch.randn(2, 132, 768), dim=2)
+    y = sample_haar_of_rows(132, 768, [3, 2**40])(x)
+    assert y.dtype == torch.float32 and torch.equal(y, sample_haar_of_rows(132, 768, [3, 2**40])(x))
+    torch.testing.assert_close(y @ y.mT, x @ x.mT, atol=5e-6, rtol=0)
+    assert (x * y).sum(dim=2).abs().max() < 0.25, "nothing is left of the directions"
+    alone = sample_haar_of_rows(132, 768, [2**40])(x[1:])
+    torch.testing.assert_close(y[1:], alone, atol=1e-6, rtol=0)
 
 
 def test_few_rows_have_the_law_of_rows_under_the_whole_isometry() -> None:
@@ -178,25 +178,39 @@ def test_few_rows_have_the_law_of_rows_under_the_whole_isometry() -> None:
         "two columns": lambda y: y[:, 0, 0] * y[:, 1, 2] - y[:, 0, 2] * y[:, 1, 0],
         "largest": lambda y: y.amax(dim=(1, 2)),
     }
-    few = _rows_of(lambda seed: sample_isometry_of_rows("haar", 2, 6, seed), x, 4000)
+    few = sample_haar_of_rows(2, 6, range(4000))(x.expand(4000, -1, -1))
     whole = _rows_of(lambda seed: sample_isometry("haar", 6, seed), x, 4000)
-    unscaled = torch.stack([HaarOfRows(gaussian_nE=torch.rand(2, 6))(x) for _ in range(4000)])
+    unscaled = HaarOfRows(gaussian_NnE=torch.rand(4000, 2, 6))(x.expand(4000, -1, -1))
     for name, statistic in statistics.items():
         assert stats.ks_2samp(statistic(few).numpy(), statistic(whole).numpy()).pvalue > 1e-3, name
     assert stats.ks_2samp(unscaled[:, 0, 0].numpy(), whole[:, 0, 0].numpy()).pvalue < 1e-9, "another law is told apart"
 
 
-def test_equal_and_vanishing_rows_stay_so() -> None:
-    x = torch.nn.functional.normalize(torch.randn(6, 32), dim=1)
-    x[1], x[4] = x[0], 0.0
-    y = sample_isometry_of_rows("haar", 6, 32, 5)(x)
-    torch.testing.assert_close(y @ y.T, x @ x.T, atol=2e-6, rtol=0)
-    torch.testing.assert_close(y[1], y[0], atol=2e-6, rtol=0)
-    assert y[4].abs().max() < 1e-6
+@given(
+    rows=st.integers(2, 16),
+    rank=st.integers(1, 16),
+    copies=st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), max_size=12),
+    zeros=st.lists(st.integers(0, 15), max_size=2),
+    log_size=st.floats(-6, 6),
+    seed=st.integers(0, 2**62),
+)
+def test_rows_that_depend_on_one_another_keep_every_distance(
+    rows: int, rank: int, copies: list[tuple[int, int]], zeros: list[int], log_size: float, seed: int
+) -> None:
+    """Samples that occur twice, features of a few directions only, vectors that vanished; of any size."""
+    generator = torch.Generator().manual_seed(seed % 2**31)
+    x = torch.randn(rows, rank, generator=generator) @ torch.randn(rank, 32, generator=generator)
+    x = 10**log_size * torch.nn.functional.normalize(x, dim=1)
+    for source, copy in copies:
+        x[copy % rows] = x[source % rows]
+    for row in zeros:
+        x[row % rows] = 0.0
+    (y,) = sample_haar_of_rows(rows, 32, [seed])(x.unsqueeze(0))
+    size = float(x.norm(dim=1).max())
+    torch.testing.assert_close(torch.cdist(y, y), torch.cdist(x, x), atol=5e-6 * size + 1e-15, rtol=0)
+    torch.testing.assert_close(y @ y.T, x @ x.T, atol=2e-6 * size**2 + 1e-30, rtol=0)
 
 
-def test_many_rows_get_the_whole_isometry_and_others_their_own() -> None:
-    assert not isinstance(sample_isometry_of_rows("haar", 17, 32, 0), HaarOfRows)
-    assert not isinstance(sample_isometry_of_rows("bank:2", 3, 32, 0), HaarOfRows)
-    with pytest.raises(ValueError, match=r"was drawn for \(3, 32\) numbers, got \(2, 32\): map all rows"):
-        sample_isometry_of_rows("haar", 3, 32, 0)(torch.zeros(2, 32))
+def test_rows_must_be_those_that_it_was_drawn_for() -> None:
+    with pytest.raises(ValueError, match=r"were drawn for \(1, 3, 32\) numbers, got \(1, 2, 32\): map all rows"):
+        sample_haar_of_rows(3, 32, [0])(torch.zeros(1, 2, 32))
