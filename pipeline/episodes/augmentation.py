@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.episodes.isometry import Isometry, gaussian, sample_haar_of_rows, sample_isometry, to_device
+from pipeline.episodes.isometry import Isometry, gaussian, sample_haar_of_rows, sample_isometry
 from pipeline.episodes.sampler import philox
+from pipeline.transfer import to_device
 
 _STREAM = 13
 _BENT = ("scale", "warp")

@@ -23,9 +23,9 @@ from pipeline.config.schema import EpisodeConfig, WidthMapKind
 from pipeline.episodes.augmentation import augment
 from pipeline.episodes.batch import EpisodeBatch, SupportBatch
 from pipeline.episodes.distortion import distort
-from pipeline.episodes.isometry import to_device
 from pipeline.episodes.sampler import EpisodeSampler, EpisodeSpec
 from pipeline.episodes.width import fit_width_map
+from pipeline.transfer import to_device
 
 Rows = npt.NDArray[np.int64]
 Captions = tuple[tuple[str, ...], ...]

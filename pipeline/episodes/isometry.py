@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.episodes.sampler import philox
+from pipeline.transfer import to_device
 
 _STREAM, _BANK_STREAM, _ROWS_STREAM = 11, 12, 18
 _RIDGE = 1e-12
@@ -102,11 +103,6 @@ def sample_haar_of_rows(
     for index, seed in enumerate(seeds):
         philox(_ROWS_STREAM, seed).standard_normal(dtype=np.float32, out=drawn[index])
     return HaarOfRows(gaussian_NnE=to_device(torch.from_numpy(drawn), device))
-
-
-def to_device(x: Tensor, device: torch.device | str) -> Tensor:
-    """Numbers made on the CPU where they are needed; a GPU is not waited for."""
-    return x.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else x.to(device)
 
 
 def sample_isometry(kind: str, width: int, seed: int, *, device: torch.device | str = "cpu") -> Isometry:

@@ -67,6 +67,7 @@ class FrozenLLM(nn.Module):
         self.agree_on_forwards = int
         self._prefix_P = torch.tensor(prompt.prefix, dtype=torch.long, device=device)
         self._suffix_U = torch.tensor(prompt.suffix, dtype=torch.long, device=device)
+        self._suffix = tuple(prompt.suffix)
         if config.execution.activation_checkpointing:
             _checkpoint_layers(self.model, config.path)
         self._forward: Any = torch.compile(self.model, dynamic=True) if config.execution.compile else self.model
@@ -138,9 +139,8 @@ class FrozenLLM(nn.Module):
 
     def _packed_losses(self, soft_BSD: Tensor, ids: Sequence[Sequence[int]]) -> Tensor:
         """By one forward over all rows one behind another."""
-        cache = self._cached_prefix
-        prompt_BKD = self._prompt_embeddings(soft_BSD, prefix=cache is None)
-        packed = pack(prompt_BKD, ids, self.model.get_input_embeddings(), prefix=cache)
+        embed = self.model.get_input_embeddings()
+        packed = pack(soft_BSD, self._suffix, ids, embed, prefix=self._cached_prefix)
         with record_function("llm forward"):
             logits_1TV = self.model(**packed.inputs, use_cache=False).logits
             flat = functional.cross_entropy(logits_1TV[0].float(), packed.labels_T, reduction="none")
@@ -202,8 +202,7 @@ class FrozenLLM(nn.Module):
     def packs_rows(self) -> bool:
         """Whether rows of any lengths share a forward without padding."""
         execution = self.config.execution
-        wanted = execution.packing and not execution.compile and self._prefix_P.device.type == "cpu"
-        if not wanted or self._plain_cache is None:
+        if not execution.packing or execution.compile or self._plain_cache is None:
             return False
         return packs(self.model, self._cached_prefix)
 

@@ -8,7 +8,7 @@ tokens instead of a copy of the prefix in front of every row. Two parts of a sof
 sums, and a part's gradient follows from the joint ones (FlashAttention-2, Dao 2023, sections 2.3 and 3.1, where the
 parts are blocks of one row's keys): the operators that torch's own attention runs on a CPU take them as arguments.
 
-Shape suffixes: N tokens of all rows, R rows of one length, L their length, P prefix, H heads, W head width.
+Shape suffixes: N tokens of all rows, R rows of one length, L their length, P prefix, H and h heads, W head width.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from transformers.integrations.sdpa_attention import repeat_kv
 
 _attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -28,13 +29,16 @@ Runs = Sequence[tuple[int, int]]
 
 
 def packed_rows_attention(
-    q_HNW: Tensor, k_HNW: Tensor, v_HNW: Tensor, prefix: tuple[Tensor, Tensor] | None, runs: Runs, scale: float
+    q_1HNW: Tensor, k_1hNW: Tensor, v_1hNW: Tensor, prefix: tuple[Tensor, Tensor] | None, runs: Runs, scale: float
 ) -> Tensor:
-    """Causal attention within each row and to the whole of the prefix's keys and values `[H, P, W]`; `[N, H, W]`.
+    """Causal attention within each row and to the whole of the prefix's keys and values `[1, h, P, W]`; `[N, H, W]`.
 
-    Differentiable in the rows, not in the prefix.
+    Differentiable in the rows, not in the prefix. Keys and values may have fewer heads h than the H of the queries.
     """
-    result: Tensor = _PackedRows.apply(q_HNW, k_HNW, v_HNW, prefix, runs, scale)  # type: ignore[no-untyped-call]
+    groups = q_1HNW.shape[1] // k_1hNW.shape[1]
+    front = None if prefix is None else tuple(repeat_kv(x, groups)[0] for x in prefix)
+    rows = q_1HNW[0], repeat_kv(k_1hNW, groups)[0], repeat_kv(v_1hNW, groups)[0]
+    result: Tensor = _PackedRows.apply(*rows, front, runs, scale)  # type: ignore[no-untyped-call]
     return result
 
 

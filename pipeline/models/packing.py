@@ -16,20 +16,25 @@ R rows of one length, L their length, P prefix, H heads, W head width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from pipeline.models.packed_attention import Runs, packed_rows_attention
+from pipeline.models.padded_attention import RowPadding, padded_rows_attention
+from pipeline.transfer import to_device
 
+Counts = npt.NDArray[np.int64]
 _NAME = "packed_sdpa"
 _log = logging.getLogger(__name__)
 
@@ -45,16 +50,27 @@ class Packing:
     """(rows R, length L) of each run of rows of one length, in order."""
     prefix: Cache | None
     """Keys and values `[1, H', P, W]` of each layer."""
-    device: torch.device
+    positions_N: Tensor
+    """Position of each token in its row, the prefix counted."""
+    padding: RowPadding
+    """Where each token stands once rows are padded."""
+
+    @classmethod
+    def of(cls, runs: Runs, prefix: Cache | None, device: torch.device) -> Packing:
+        """Where `runs` of rows lie."""
+        within_N, row_N = _within_and_row([length for rows, length in runs for _ in range(rows)])
+        longest, start = max(length for _, length in runs), 0 if prefix is None else prefix.get_seq_length()
+        numbers = torch.from_numpy(np.stack([within_N + start, row_N * longest + within_N]))
+        positions_N, places_N = to_device(numbers, device)
+        padding = RowPadding(rows=sum(rows for rows, _ in runs), length=longest, places_N=places_N)
+        return cls(runs, prefix, positions_N, padding)
 
     def inputs(self) -> dict[str, Any]:
         """Arguments of the LLM's forward besides the embeddings `[1, N, D]`."""
-        start = 0 if self.prefix is None else self.prefix.get_seq_length()
-        positions = [torch.arange(start, start + length).repeat(rows) for rows, length in self.runs]
         return {
-            "position_ids": torch.cat(positions).unsqueeze(0).to(self.device),
+            "position_ids": self.positions_N.unsqueeze(0),
             # A mask that is made already: no N x N one is.
-            "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device),
+            "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.positions_N.device),
             "packing": self,
         }
 
@@ -69,10 +85,10 @@ class PackedRows:
     kept_T: Tensor
     """Columns that predict them."""
     packing: Packing
-    captions: tuple[int, ...]
-    """Tokens of a caption in each run."""
-    order_B: Tensor
-    """Where each given row has come to stand."""
+    cells_T: Tensor
+    """Where each caption token stands in the given rows' captions, padded to the longest."""
+    captions_B: Tensor
+    """Caption tokens of each given row."""
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -81,38 +97,49 @@ class PackedRows:
 
     def means(self, losses_T: Tensor) -> Tensor:
         """Mean loss of each caption `[B]`, in the order of the rows given."""
-        runs = [(rows, tokens) for (rows, _), tokens in zip(self.packing.runs, self.captions, strict=True)]
-        parts = losses_T.split([rows * tokens for rows, tokens in runs])
-        means = [part.view(run).mean(dim=1) for part, run in zip(parts, runs, strict=True)]
-        return torch.cat(means)[self.order_B]
+        rows, longest = len(self.captions_B), self.packing.padding.length
+        cells = losses_T.new_zeros(rows * longest).index_copy(0, self.cells_T, losses_T)
+        return cells.view(rows, longest).sum(dim=1) / self.captions_B
 
 
-def pack(prompt_BKD: Tensor, ids: Sequence[Sequence[int]], embed: Any, *, prefix: Cache | None) -> PackedRows:
-    """Rows of a prompt (soft tokens included) and a caption `ids` each, those of one length side by side."""
-    device, known = prompt_BKD.device, prompt_BKD.shape[1]
-    order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-    groups = [(length, list(rows)) for length, rows in groupby(order, key=lambda row: len(ids[row]))]
-    # The last caption token is only predicted, never read: it needs no column of its own. One call for all rows: a
-    # partitioned LLM gathers its embeddings at each, and workers have to agree on how often.
-    read_ND = embed(torch.tensor([token for row in order for token in ids[row][:-1]], dtype=torch.long, device=device))
-    reads = read_ND.split([len(rows) * (length - 1) for length, rows in groups])
-    embeddings, labels, kept, runs, start = [], [], [], [], 0
-    for (length, rows), read in zip(groups, reads, strict=True):
-        read_RTD = read.view(len(rows), length - 1, prompt_BKD.shape[-1])
-        embeddings.append(torch.cat([prompt_BKD[rows], read_RTD], dim=1).flatten(0, 1))
-        runs.append((len(rows), known + length - 1))
-        columns_RL = torch.arange(start, start + len(embeddings[-1]), device=device).view(runs[-1])
-        kept.append(columns_RL[:, known - 1 :].flatten())
-        labels.append(torch.tensor([ids[row] for row in rows], device=device).flatten())
-        start += len(embeddings[-1])
-    return PackedRows(
-        embeddings_1ND=torch.cat(embeddings).unsqueeze(0),
-        labels_T=torch.cat(labels),
-        kept_T=torch.cat(kept),
-        packing=Packing(tuple(runs), prefix, device),
-        captions=tuple(length for length, _ in groups),
-        order_B=torch.tensor(order, device=device).argsort(),
-    )
+def pack(
+    soft_BSD: Tensor, suffix: Sequence[int], ids: Sequence[Sequence[int]], embed: Any, *, prefix: Cache | None
+) -> PackedRows:
+    """Rows of soft tokens, a suffix and a caption `ids` each, those of one length side by side."""
+    device, (count, soft, _) = soft_BSD.device, soft_BSD.shape
+    order_B = np.argsort([len(row) for row in ids], kind="stable")
+    captions_B = np.array([len(ids[row]) for row in order_B])
+    known = soft + len(suffix)
+    # The last caption token is only predicted, never read: it needs no column of its own.
+    packing = Packing.of(_runs(known + captions_B - 1), prefix, device)
+    within_N, row_N = _within_and_row(known + captions_B - 1)
+    tokens_N = np.zeros_like(within_N)  # any token stands where soft tokens will
+    tokens_N[(within_N >= soft) & (within_N < known)] = np.tile(np.array(suffix, dtype=np.int64), count)
+    tokens_N[within_N >= known] = [token for row in order_B for token in ids[row][:-1]]
+    labels_T = np.array([token for row in order_B for token in ids[row]])
+    kept_T = np.flatnonzero(within_N >= known - 1)
+    cells_T = order_B[row_N[kept_T]] * packing.padding.length + within_N[kept_T] - (known - 1)
+    soft_N = np.empty(count * soft, dtype=np.int64)
+    soft_N.reshape(count, soft)[order_B] = np.flatnonzero(within_N < soft).reshape(count, soft)
+    # One copy to the device, and one call for all embeddings: a partitioned LLM gathers them at each, and workers have
+    # to agree on how often.
+    parts = [tokens_N, labels_T, kept_T, cells_T, soft_N, captions_B[np.argsort(order_B)]]
+    numbers = to_device(torch.from_numpy(np.concatenate(parts)), device)
+    tokens, labels, kept, cells, places, captions = numbers.split([len(part) for part in parts])
+    embedded_ND = embed(tokens)
+    embeddings_ND = embedded_ND.index_copy(0, places, soft_BSD.flatten(0, 1).to(embedded_ND.dtype))
+    return PackedRows(embeddings_ND.unsqueeze(0), labels, kept, packing, cells, captions)
+
+
+def _runs(lengths: Iterable[int]) -> Runs:
+    return tuple((len(list(rows)), int(length)) for length, rows in groupby(lengths))
+
+
+def _within_and_row(lengths: Sequence[int] | Counts) -> tuple[Counts, Counts]:
+    """Of each token of rows one behind another: its number in its row, and its row's number."""
+    lengths_B = np.asarray(lengths, dtype=np.int64)
+    row_N = np.repeat(np.arange(len(lengths_B)), lengths_B)
+    return np.arange(len(row_N)) - np.repeat(lengths_B.cumsum() - lengths_B, lengths_B), row_N
 
 
 def packed_attention(
@@ -134,20 +161,14 @@ def packed_attention(
         return result
     if not _plain(module, options):
         raise ValueError(f"{type(module).__name__}: attention with {sorted(options)} does not pack rows")
-    groups = query.shape[1] // key.shape[1]
-    prefix: tuple[Tensor, Tensor] | None = None
-    if packing.prefix is not None:
-        layer: Any = packing.prefix.layers[module.layer_idx]
-        prefix = repeat_kv(layer.keys, groups)[0], repeat_kv(layer.values, groups)[0]
+    layer: Any = None if packing.prefix is None else packing.prefix.layers[module.layer_idx]
+    prefix = None if layer is None else (layer.keys, layer.values)
     scale = options.get("scaling")
-    output_NHW = packed_rows_attention(
-        query[0],
-        repeat_kv(key, groups)[0],
-        repeat_kv(value, groups)[0],
-        prefix,
-        packing.runs,
-        query.shape[-1] ** -0.5 if scale is None else float(scale),
-    )
+    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    if query.device.type == "cpu":
+        output_NHW = packed_rows_attention(query, key, value, prefix, packing.runs, scale)
+    else:
+        output_NHW = padded_rows_attention(query, key, value, prefix, packing.padding, scale)
     return output_NHW.unsqueeze(0), None
 
 
@@ -176,7 +197,7 @@ def packs(model: Any, prefix: Cache | None) -> bool:
     alone = [_logits(model, row.unsqueeze(0), past_key_values=prefix) for row in rows]
     model.set_attn_implementation(_NAME)
     try:
-        packing = Packing(((2, 2), (1, 5)), prefix, embeddings.device)
+        packing = Packing.of(((2, 2), (1, 5)), prefix, embeddings.device)
         together = _logits(model, embeddings.unsqueeze(0), **packing.inputs())
     except (AttributeError, TypeError, ValueError, RuntimeError, IndexError) as error:
         _log.debug("%s does not pack rows: %s", type(model).__name__, error)

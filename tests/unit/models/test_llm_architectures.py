@@ -12,6 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.config.schema import LLMConfig, LLMExecutionConfig
 from pipeline.models.frozen_llm import FrozenLLM
+from pipeline.models.packed_attention import Runs
+from pipeline.models.packing import Packing
+from pipeline.models.padded_attention import padded_rows_attention
 from tests.tiny_lm import save_tiny_lm
 
 CAPTIONS = ("a red circle", "a small blue square on the right .", "a red circle on the left", "green")
@@ -90,6 +93,27 @@ def test_every_architecture_scores_as_one_caption_at_a_time(model_dir: Path, exe
     assert soft.grad is not None
     torch.testing.assert_close(soft.grad, gradient, atol=2e-6, rtol=1e-4)
     assert gradient.abs().max() > 1e-3
+
+
+def test_every_architecture_that_packs_does_so_the_way_of_a_gpu(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which a CPU can go too."""
+    calls: list[Runs] = []
+
+    def padded(q: Any, k: Any, v: Any, prefix: Any, runs: Runs, scale: float) -> torch.Tensor:
+        calls.append(runs)
+        return padded_rows_attention(q, k, v, prefix, Packing.of(runs, None, q.device).padding, scale)
+
+    monkeypatch.setattr("pipeline.models.packing.packed_rows_attention", padded)
+    llm, soft = load(model_dir, packing=True), soft_tokens()
+    expected, gradient = one_by_one(llm, soft)
+    losses = llm.caption_losses(soft, CAPTIONS)
+    losses.sum().backward()
+    torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
+    assert soft.grad is not None
+    torch.testing.assert_close(soft.grad, gradient, atol=2e-6, rtol=1e-4)
+    assert llm.packs_rows == any(model_dir.name.startswith(name) for name in PACKED) and (calls or not llm.packs_rows)
 
 
 def test_prefix_is_computed_once_where_keys_and_values_are_all_there_is(model_dir: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,15 +11,30 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from pipeline.models.packed_attention import Runs, packed_rows_attention
+from pipeline.models.packing import Packing
+from pipeline.models.padded_attention import padded_rows_attention
 
-HEADS, WIDTH, SCALE = 2, 8, 0.3
+HEADS, KEY_HEADS, WIDTH, SCALE = 4, 2, 8, 0.3
+Prefix = tuple[torch.Tensor, torch.Tensor] | None
+
+
+def _padded(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, prefix: Prefix, runs: Runs, scale: float
+) -> torch.Tensor:
+    """A GPU's way, which a CPU can go too."""
+    return padded_rows_attention(q, k, v, prefix, Packing.of(runs, None, q.device).padding, scale)
+
+
+both_ways = pytest.mark.parametrize("attention", [packed_rows_attention, _padded])
 
 
 def _alone(
-    q_HNW: torch.Tensor, k_HNW: torch.Tensor, v_HNW: torch.Tensor, prefix: list[torch.Tensor], runs: Runs
+    q_1HNW: torch.Tensor, k_1hNW: torch.Tensor, v_1hNW: torch.Tensor, prefix: list[torch.Tensor], runs: Runs
 ) -> torch.Tensor:
     """One row at a time, the prefix in front of its keys and values."""
     outputs, start = [], 0
+    q_HNW = q_1HNW[0]
+    k_HNW, v_HNW, *prefix = (x[0].repeat_interleave(HEADS // KEY_HEADS, dim=0) for x in (k_1hNW, v_1hNW, *prefix))
     for rows, length in runs:
         for _ in range(rows):
             q, k, v = (x[:, start : start + length] for x in (q_HNW, k_HNW, v_HNW))
@@ -33,11 +50,12 @@ def _states(runs: Runs, prefix: int, seed: int, dtype: torch.dtype) -> tuple[lis
     generator = torch.Generator().manual_seed(seed)
     tokens = sum(rows * length for rows, length in runs)
 
-    def made(length: int) -> torch.Tensor:
+    def made(heads: int, length: int) -> torch.Tensor:
         # Scores of some size: one part of a softmax then outweighs the other.
-        return (3 * torch.randn(HEADS, length, WIDTH, generator=generator)).to(dtype)
+        return (3 * torch.randn(1, heads, length, WIDTH, generator=generator)).to(dtype)
 
-    return [made(tokens).requires_grad_() for _ in range(3)], [made(prefix) for _ in range(2)]
+    rows = [made(heads, tokens).requires_grad_() for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
+    return rows, [made(KEY_HEADS, prefix) for _ in range(2)]
 
 
 RUNS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 70)), min_size=1, max_size=4).map(tuple)
@@ -49,12 +67,13 @@ def _with_gradients(output_NHW: torch.Tensor, rows: list[torch.Tensor]) -> list[
     return [output_NHW.detach(), *torch.autograd.grad((output_NHW * weights).sum(), rows)]
 
 
+@both_ways
 @given(runs=RUNS, prefix=st.integers(0, 40), seed=st.integers(0, 2**16))
 @settings(max_examples=60, deadline=None)
-def test_each_row_attends_to_itself_and_the_prefix(runs: Runs, prefix: int, seed: int) -> None:
+def test_each_row_attends_to_itself_and_the_prefix(attention: Any, runs: Runs, prefix: int, seed: int) -> None:
     rows, front = _states(runs, prefix, seed, torch.float32)
     behind = (front[0], front[1]) if prefix else None
-    packed = _with_gradients(packed_rows_attention(*rows, behind, runs, SCALE), rows)
+    packed = _with_gradients(attention(*rows, behind, runs, SCALE), rows)
     exact_rows = [x.detach().double().requires_grad_() for x in rows]
     exact = _with_gradients(_alone(*exact_rows, [x.double() for x in front], runs), exact_rows)
     for one, other in zip(packed, exact, strict=True):
@@ -62,21 +81,23 @@ def test_each_row_attends_to_itself_and_the_prefix(runs: Runs, prefix: int, seed
         torch.testing.assert_close(one.double(), other, atol=3e-5 * max(1.0, float(other.abs().max())), rtol=0)
 
 
-def test_a_row_does_not_see_its_neighbours() -> None:
+@both_ways
+def test_a_row_does_not_see_its_neighbours(attention: Any) -> None:
     runs = ((2, 3), (1, 5))
     rows, front = _states(runs, 4, 0, torch.float32)
-    packed_rows_attention(*rows, (front[0], front[1]), runs, SCALE)[3:6].sum().backward()
+    attention(*rows, (front[0], front[1]), runs, SCALE)[3:6].sum().backward()
     for x in rows:
         assert x.grad is not None
-        assert x.grad[:, 3:6].abs().max() > 0
-        assert not x.grad[:, :3].any() and not x.grad[:, 6:].any()
+        assert x.grad[:, :, 3:6].abs().max() > 0
+        assert not x.grad[:, :, :3].any() and not x.grad[:, :, 6:].any()
 
 
+@both_ways
 @pytest.mark.parametrize("prefix", [0, 7])
-def test_bfloat16_is_float32_up_to_its_rounding(prefix: int) -> None:
+def test_bfloat16_is_float32_up_to_its_rounding(attention: Any, prefix: int) -> None:
     runs = ((2, 3), (1, 9))
     rows, front = _states(runs, prefix, 1, torch.bfloat16)
-    output = packed_rows_attention(*rows, (front[0], front[1]) if prefix else None, runs, SCALE)
+    output = attention(*rows, (front[0], front[1]) if prefix else None, runs, SCALE)
     exact = _alone(*(x.detach().float() for x in rows), [x.float() for x in front], runs)
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(output.float(), exact, atol=0.05, rtol=0.05)
