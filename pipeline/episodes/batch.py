@@ -51,5 +51,7 @@ class EpisodeBatch:
     """Query embeddings under the same isometry as the support."""
     captions: tuple[tuple[str, ...], ...]
     """Captions of the queries, `captions[n][b]`."""
+    caption_ids: list[list[int]] | None = None
+    """The same captions, one behind another, as tokens of the LLM: made ahead of the step where a task does so."""
     keep_NBP: Tensor | None = None
     """Factors of the projector's dropout, where it is trained."""

@@ -74,13 +74,15 @@ class MetaTask:
             raise ValueError(
                 f"{self.describe(step, bad)}: {error.what} of {rows} are not finite; extract this dataset again"
             ) from error
-        return replace(batch, keep_NBP=self._keep.draw(step, slots, device))
+        ids = self._llm.caption_ids([caption for episode in batch.captions for caption in episode])
+        return replace(batch, caption_ids=ids, keep_NBP=self._keep.draw(step, slots, device))
 
     def losses(self, module: nn.Module, batch: EpisodeBatch) -> Tensor:
         """Mean caption loss over each episode's queries, `[N]`: one batched forward, no loop over episodes."""
+        if batch.caption_ids is None:
+            raise ValueError("the batch holds no tokens of its captions; make it by `prepare`")
         soft_NBSD = module(batch)
-        captions = [caption for episode in batch.captions for caption in episode]
-        return self._llm.caption_losses(soft_NBSD.flatten(0, 1), captions).view(len(batch.captions), -1).mean(dim=1)
+        return self._llm.token_losses(soft_NBSD.flatten(0, 1), batch.caption_ids).view(soft_NBSD.shape[:2]).mean(dim=1)
 
     def describe(self, step: int, slot: int) -> str:
         """Coordinates of an episode."""

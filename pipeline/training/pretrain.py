@@ -38,6 +38,8 @@ class PairBatch:
     """What the projector reads."""
     captions: tuple[str, ...]
     """What the LLM is to say."""
+    caption_ids: list[list[int]]
+    """The same as its tokens."""
     keep_BP: Tensor | None
     """Factors of the projector's dropout."""
 
@@ -91,15 +93,17 @@ class PretrainTask:
             mapped = self._with_noise(mapped, step, list(members)) if group else mapped
             inputs |= zip(members, mapped, strict=True)
             captions |= zip(members, (options[0] for options in source.captions(rows)), strict=True)
+        ordered = tuple(captions[slot] for slot in slots)
         return PairBatch(
             inputs_BW=torch.stack([inputs[slot] for slot in slots]),
-            captions=tuple(captions[slot] for slot in slots),
+            captions=ordered,
+            caption_ids=self._llm.caption_ids(ordered),
             keep_BP=self._keep.draw(step, slots, device),
         )
 
     def losses(self, module: nn.Module, batch: PairBatch) -> Tensor:
         """Caption loss of each pair, `[B]`."""
-        return self._llm.caption_losses(module(batch.inputs_BW, keep_BP=batch.keep_BP), batch.captions)
+        return self._llm.token_losses(module(batch.inputs_BW, keep_BP=batch.keep_BP), batch.caption_ids)
 
     def describe(self, step: int, slot: int) -> str:
         """Coordinates of a pair."""
