@@ -45,11 +45,17 @@ IGNORED = -100
 """Label of positions that are never scored."""
 
 
+def _token_losses(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
+    """Cross-entropy of each token, in float32."""
+    return functional.cross_entropy(logits_TV.float(), labels_T, ignore_index=IGNORED, reduction="none")
+
+
 class FrozenLLM(nn.Module):
     """An `AutoModelForCausalLM` without gradients in its weights."""
 
     agree_on_forwards: Callable[[int], int]
     """Number of forwards of a step, given this worker's own: a partitioned LLM needs the same on every worker."""
+    _token_losses: Callable[[Tensor, Tensor], Tensor] = staticmethod(_token_losses)
 
     def __init__(self, config: LLMConfig, root: Path, *, device: torch.device | str = "cpu") -> None:
         super().__init__()
@@ -68,9 +74,16 @@ class FrozenLLM(nn.Module):
         self._prefix_P = torch.tensor(prompt.prefix, dtype=torch.long, device=device)
         self._suffix_U = torch.tensor(prompt.suffix, dtype=torch.long, device=device)
         self._suffix = tuple(prompt.suffix)
-        if config.execution.activation_checkpointing:
-            _checkpoint_layers(self.model, config.path)
-        self._forward: Any = torch.compile(self.model, dynamic=True) if config.execution.compile else self.model
+        self._forward = self.model
+        if config.execution.compile:
+            self._forward = torch.compile(self.model, dynamic=True)
+            self._token_losses = torch.compile(_token_losses, dynamic=True)
+            _wrap_layers(self.model, _compiled_where_packed)
+        if config.execution.activation_checkpointing and not _wrap_layers(self.model, _recomputed):
+            raise ValueError(
+                f"llm.execution.activation_checkpointing=true: the architecture of llm.path={config.path!r} has no "
+                "layers that transformers can checkpoint; set it to false"
+            )
 
     @property
     def width(self) -> int:
@@ -143,8 +156,7 @@ class FrozenLLM(nn.Module):
         packed = pack(soft_BSD, self._suffix, ids, embed, prefix=self._cached_prefix)
         with record_function("llm forward"):
             logits_1TV = self.model(**packed.inputs, use_cache=False).logits
-            flat = functional.cross_entropy(logits_1TV[0].float(), packed.labels_T, reduction="none")
-        return packed.means(flat)
+            return packed.means(self._token_losses(logits_1TV[0], packed.labels_T))
 
     def _padded_losses(self, soft_BSD: Tensor, ids: Sequence[Sequence[int]]) -> Tensor:
         """By one forward padded to the longest."""
@@ -159,9 +171,7 @@ class FrozenLLM(nn.Module):
         kept_T = torch.arange(length - labels_BT.shape[1], length, device=labels_BT.device)
         with record_function("llm forward"):
             logits_BTV = self._forward(**inputs, logits_to_keep=kept_T, use_cache=False).logits
-            flat = functional.cross_entropy(
-                logits_BTV.float().flatten(0, 1), labels_BT.flatten(), ignore_index=IGNORED, reduction="none"
-            )
+            flat = self._token_losses(logits_BTV.flatten(0, 1), labels_BT.flatten())
         return flat.view(labels_BT.shape).sum(dim=1) / (labels_BT.shape[1] - padding_B)
 
     @property
@@ -202,9 +212,7 @@ class FrozenLLM(nn.Module):
     def packs_rows(self) -> bool:
         """Whether rows of any lengths share a forward without padding."""
         execution = self.config.execution
-        if not execution.packing or execution.compile or self._plain_cache is None:
-            return False
-        return packs(self.model, self._cached_prefix)
+        return execution.packing and self._plain_cache is not None and packs(self.model, self._cached_prefix)
 
     @property
     def _cached_prefix(self) -> Any:
@@ -275,16 +283,29 @@ def _roll_right(x_BL: Tensor, by_B: Tensor) -> Tensor:
     return x_BL[torch.arange(len(x_BL), device=x_BL.device).unsqueeze(1), columns_BL]
 
 
-def _checkpoint_layers(model: nn.Module, path: str) -> None:
-    """Recompute decoder layers in the backward pass.
+def _wrap_layers(model: nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> int:
+    """Wrap each decoder layer's forward; how many there are."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.forward = wrap(layer.forward)
+    return len(layers)
+
+
+def _compiled_where_packed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a layer for packed rows in training: one program serves all layers and any number of tokens."""
+    compiled = torch.compile(forward, dynamic=True)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # A cache differs from layer to layer and call to call: each would be compiled anew.
+        wanted = kwargs.get("packing") is not None and torch.is_grad_enabled()
+        return (compiled if wanted else forward)(*args, **kwargs)
+
+    return call
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Recompute a layer in the backward pass.
 
     transformers does so in training mode only, which would switch dropout on, and drops the prefix's cache.
     """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
-        raise ValueError(
-            f"llm.execution.activation_checkpointing=true: the architecture of llm.path={path!r} has no layers that "
-            "transformers can checkpoint; set it to false"
-        )
-    for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+    return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)

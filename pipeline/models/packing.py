@@ -182,7 +182,8 @@ def _plain(module: Any, options: dict[str, Any]) -> bool:
     )
 
 
-AttentionInterface.register(_NAME, packed_attention)
+# Never compiled: what differs between layers and steps is here, so that all else of a layer is compiled once.
+AttentionInterface.register(_NAME, torch.compiler.disable(packed_attention))
 AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
