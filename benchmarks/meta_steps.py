@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from benchmarks.reference_loop import reference_update
 from pipeline.models.buckets import padding_share
 from pipeline.training.engine import Engine, LocalEngine
 from pipeline.training.meta import MetaTask
-from pipeline.training.prefetch import Prefetcher
 
 Run = Callable[[int], object]
 
@@ -62,8 +62,8 @@ def measure_floor(world: World, rounds: int) -> dict[str, Any]:
     slots = range(task.slots_per_step)
     batches = {step: task.prepare(step, slots, device) for step in range(rounds + 1)}
 
-    captions = [[c for e in batches[step].captions for c in e] for step in batches]
-    tokens = _tokens(world, captions[1])
+    ids = [batch.caption_ids or [] for batch in batches.values()]
+    tokens = _tokens(world, ids[1])
 
     def own_part(step: int) -> None:
         """Everything but data and LLM: hypernetwork, projector, their backward passes, the update."""
@@ -72,18 +72,20 @@ def measure_floor(world: World, rounds: int) -> dict[str, Any]:
 
     def prefetched(step: int) -> None:
         """As the loop runs it where a core is free: the next step's data are made in a thread meanwhile."""
-        engine.update(task.losses(engine.module, ahead.take()).mean(), OPTIM.learning_rate)
+        following = thread.submit(task.prepare, step + 1, slots, device)
+        engine.update(task.losses(engine.module, batches[step]).mean(), OPTIM.learning_rate)
+        following.result()  # what the update does not hide counts
 
     # Large batches leave the processor's caches, small ones cost calls: the floor is the fastest of three.
     divisions = {1, -(-tokens["forwards"] // 2), tokens["forwards"]}
     runs: dict[str, Run] = {
         "step": our_update(task, engine, device),
         "prefetched": prefetched,
-        **{f"floor_in_{parts}": bare_llm(world, captions, parts=parts) for parts in sorted(divisions)},
+        **{f"floor_in_{parts}": bare_llm(world, ids, parts=parts) for parts in sorted(divisions)},
         "prepare": lambda step: task.prepare(step, slots, device),
         "own": own_part,
     }
-    with Prefetcher(lambda step: task.prepare(step, slots, device), range(rounds + 2)) as ahead:
+    with ThreadPoolExecutor(1) as thread:
         seconds = take_turns(runs, rounds, device)
     seconds["floor"] = min((seconds.pop(f"floor_in_{parts}") for parts in divisions), key=statistics.median)
     figures: dict[str, Any] = medians(seconds) | tokens
@@ -98,34 +100,37 @@ def measure_floor(world: World, rounds: int) -> dict[str, Any]:
     return figures
 
 
-def _tokens(world: World, captions: list[str]) -> dict[str, Any]:
-    lengths = [len(ids) for ids in world.llm.caption_ids(captions)]
+def _tokens(world: World, ids: list[list[int]]) -> dict[str, Any]:
+    lengths = [len(row) for row in ids]
     buckets = world.llm.buckets(lengths, soft_tokens=1)
     fed = [world.llm.fed_tokens(length, soft_tokens=1) for length in lengths]
     padding = 0.0 if world.llm.packs_rows else padding_share(fed, buckets)
     return {"tokens": sum(fed), "padding": padding, "forwards": len(buckets)}
 
 
-def bare_llm(world: World, captions_of_step: list[list[str]], *, parts: int) -> Run:
+def bare_llm(world: World, ids_of_step: list[list[list[int]]], *, parts: int) -> Run:
     """Forward and backward-to-inputs of the LLM alone on the step's number of real tokens and scored positions.
 
     Rows of the mean length, no padding, no mask, logits at the scored positions only; in one batch or in several.
+    Inputs are made ahead: nothing but the LLM is timed.
     """
     llm = world.llm
     generator = torch.Generator().manual_seed(0)
-    sizes = []
-    for captions in captions_of_step:
-        lengths = [len(ids) for ids in llm.caption_ids(captions)]
+    inputs = []
+    for ids in ids_of_step:
+        lengths = [len(row) for row in ids]
         fed = sum(llm.fed_tokens(length, soft_tokens=1) for length in lengths)
-        row = round(fed / len(captions))
-        sizes.append((round(fed / row), row, round(sum(lengths) / len(captions))))
+        length, scored = round(fed / len(ids)), round(sum(lengths) / len(ids))
+        rows = round(fed / length)
+        embeddings = torch.randn(rows, length, world.shape.hidden, generator=generator)
+        labels = torch.randint(4, 400, (rows, scored), generator=generator)
+        inputs.append((embeddings.to(world.device, llm.model.dtype), labels.to(world.device)))
 
     def run(step: int) -> None:
-        rows, length, scored = sizes[step]
-        inputs = torch.randn(rows, length, world.shape.hidden, generator=generator).to(world.device, llm.model.dtype)
-        labels = torch.randint(4, 400, (rows, scored), generator=generator).to(world.device)
+        embeddings, labels = inputs[step]
+        (_, length), scored = embeddings.shape[:2], labels.shape[1]
         kept = torch.arange(length - scored, length, device=world.device)
-        for part, wanted in zip(inputs.chunk(parts), labels.chunk(parts), strict=True):
+        for part, wanted in zip(embeddings.chunk(parts), labels.chunk(parts), strict=True):
             leaf = part.detach().requires_grad_()
             logits = llm.model(inputs_embeds=leaf, logits_to_keep=kept, use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), wanted.flatten())

@@ -48,6 +48,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--shape", default="small", help="tiny, miniature, small or llama1b (default: small)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=None, help="default: all that the device can run")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument(
+        "--compile", action="store_true", help="llm.execution.compile=true for ours, never for the floor"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch and BLAS, in every process (default: 1)")
     parser.add_argument("--rounds", type=int, default=7, help="steps of each contestant (default: 7)")
     parser.add_argument("--folder", type=Path, help="where models and shards are written for a while (default: /tmp)")
@@ -68,7 +71,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     if args.device == "cpu":
         keep_freed_memory()  # as every training process does
-    world = World(folder, SHAPES[args.shape], device=args.device)
+    world = World(folder, SHAPES[args.shape], device=args.device, compiled=args.compile)
     figures: dict[str, Any] = {"shape": vars(world.shape), "card": _card(world.device)}
     for part in args.parts or (PARTS if args.device == "cpu" else _NO_RAY):
         if part == "floor":
@@ -77,7 +80,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
             figures[part] = meta_steps.measure_profile(world)
         elif part == "reference":
             for prompt in PROMPTS:
-                other = World(folder, world.shape, prompt=prompt, device=args.device)
+                other = World(folder, world.shape, prompt=prompt, device=args.device, compiled=args.compile)
                 figures[f"{part}_{prompt}"] = meta_steps.measure_reference(other, args.rounds)
         elif part == "batching":
             figures[part] = meta_steps.measure_batching(world, args.rounds)

@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.project import WORDS, draw_texts, drawn, text_project
-from pipeline.config.schema import EpisodeConfig, HypernetConfig, LLMConfig, MetaConfig, OptimConfig
+from pipeline.config.schema import EpisodeConfig, HypernetConfig, LLMConfig, LLMExecutionConfig, MetaConfig, OptimConfig
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.hypernet import build_hypernet
 from pipeline.models.projector import Projector
@@ -96,8 +96,17 @@ SHAPES = {
 class World:
     """Files of one shape, and what is made of them."""
 
-    def __init__(self, folder: Path, shape: Shape, *, prompt: str = "chat", device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shape: Shape,
+        *,
+        prompt: str = "chat",
+        device: torch.device | str = "cpu",
+        compiled: bool = False,
+    ) -> None:
         self.folder, self.shape, self.device = folder, shape, torch.device(device)
+        self.execution = LLMExecutionConfig(compile=compiled)
         self.prompt = PROMPTS[prompt]
         if not (folder / "lm").is_dir():
             _save_llm(folder / "lm", shape)
@@ -108,8 +117,12 @@ class World:
     def llm(self) -> FrozenLLM:
         """The frozen LLM, loaded as a user's is."""
         config = LLMConfig(
-            path=str(self.folder / "lm"), dtype=self.shape.dtype, prompt=self.prompt, max_caption_tokens=64
-        )  # type: ignore[arg-type]
+            path=str(self.folder / "lm"),
+            dtype=self.shape.dtype,  # type: ignore[arg-type]
+            prompt=self.prompt,
+            max_caption_tokens=64,
+            execution=self.execution,
+        )
         return FrozenLLM(config, self.folder, device=self.device)
 
     @cached_property

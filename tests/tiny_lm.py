@@ -20,8 +20,8 @@ WORDS = (
 )
 
 
-def save_tiny_lm(directory: Path, *, pad_token: str | None = "<pad>") -> None:
-    """A two-layer Llama over a dozen words."""
+def save_tiny_lm(directory: Path, *, pad_token: str | None = "<pad>", layers: int = 2) -> None:
+    """A tiny Llama over a dozen words."""
     vocabulary = {word: index for index, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
@@ -34,7 +34,7 @@ def save_tiny_lm(directory: Path, *, pad_token: str | None = "<pad>") -> None:
         vocab_size=len(vocabulary),
         hidden_size=16,
         intermediate_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=2,
         bos_token_id=1,

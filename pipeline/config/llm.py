@@ -18,8 +18,8 @@ class LLMExecutionConfig:
     """How the LLM's forward runs; no setting changes what is computed."""
 
     packing: bool = True
-    """On a CPU, rows of any lengths lie one behind another in a forward, without padding, where the architecture allows
-    it and `compile` is off. Otherwise captions are grouped by length."""
+    """Rows of any lengths lie one behind another in a forward, without padding, where the architecture allows it.
+    Otherwise captions are grouped by length."""
     max_padding: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Largest share of padding among the tokens of a step where rows are not packed: captions are grouped by length
     until it holds."""
@@ -32,7 +32,8 @@ class LLMExecutionConfig:
     activation_checkpointing: bool = False
     """Recompute each layer in the backward pass instead of keeping its activations."""
     compile: bool = False
-    """`torch.compile` the LLM's forward (needs a C++ compiler on the worker; the first steps are slow)."""
+    """`torch.compile` the LLM's layers, or where rows are not packed all of it (needs a C++ compiler on the worker; the
+    first step is slow)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.config.schema import LLMConfig, LLMExecutionConfig
 from pipeline.encoders.folder import write_checksums
-from pipeline.models.frozen_llm import IGNORED, FrozenLLM, _checkpoint_layers
+from pipeline.models.frozen_llm import IGNORED, FrozenLLM
 from tests.tiny_lm import save_tiny_lm
 
 SHORT, LONG = "a red circle", "a small blue square on the right ."
@@ -171,15 +171,20 @@ def test_chat_without_a_usable_template_is_refused(tmp_path: Path) -> None:
         LLMConfig(path="x", system_prompt="be brief")
 
 
-def test_layers_that_cannot_be_recomputed_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"activation_checkpointing=true: the architecture of llm\.path='x' has no"):
-        _checkpoint_layers(torch.nn.Linear(2, 2), "x")
+def test_layers_that_cannot_be_recomputed_are_refused(tiny_lm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.models.frozen_llm.GradientCheckpointingLayer", torch.nn.Conv3d)
+    execution = LLMExecutionConfig(activation_checkpointing=True)
+    with pytest.raises(ValueError, match=r"activation_checkpointing=true: the architecture of llm\.path=.* has no"):
+        FrozenLLM(LLMConfig(path=str(tiny_lm_dir), execution=execution), tiny_lm_dir)
 
 
 @pytest.mark.slow
-def test_compiled_forward_gives_the_same_losses_and_gradients(tiny_lm_dir: Path, llm: FrozenLLM) -> None:
-    config = LLMConfig(path=str(tiny_lm_dir), max_caption_tokens=12, execution=LLMExecutionConfig(compile=True))
-    compiled = FrozenLLM(config, tiny_lm_dir)
+@pytest.mark.parametrize("options", [{}, {"activation_checkpointing": True}, {"packing": False}], ids=str)
+def test_compiled_forward_gives_the_same_losses_and_gradients(
+    tiny_lm_dir: Path, llm: FrozenLLM, options: dict[str, bool]
+) -> None:
+    execution = LLMExecutionConfig(compile=True, **options)
+    compiled = FrozenLLM(LLMConfig(path=str(tiny_lm_dir), max_caption_tokens=12, execution=execution), tiny_lm_dir)
     results = []
     for model in (llm, compiled):
         soft = _soft(4).requires_grad_()
@@ -187,6 +192,26 @@ def test_compiled_forward_gives_the_same_losses_and_gradients(tiny_lm_dir: Path,
         losses.mean().backward()
         results.append((losses.detach(), soft.grad))
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_one_compiled_layer_serves_all_layers_and_lengths(tmp_path: Path) -> None:
+    programs = []
+    for layers in (2, 5):
+        torch._dynamo.reset()
+        folder = tmp_path / str(layers)
+        save_tiny_lm(folder, layers=layers)
+        execution = LLMExecutionConfig(compile=True)
+        model = FrozenLLM(LLMConfig(path=str(folder), max_caption_tokens=12, execution=execution), folder)
+        counted = torch._dynamo.utils.counters["stats"]
+        before = counted["unique_graphs"]
+        after = []
+        for captions in ([SHORT, LONG], [SHORT, SHORT, LONG], [LONG] * 7):
+            model.caption_losses(_soft(len(captions)).requires_grad_(), captions)
+            after.append(counted["unique_graphs"] - before)
+        assert after[0] == after[-1], "other lengths are compiled anew"
+        programs.append(after[0])
+    assert programs[0] == programs[1] > 0
 
 
 def test_a_bfloat16_llm_reads_float32_soft_tokens(tiny_lm_dir: Path, llm: FrozenLLM) -> None:

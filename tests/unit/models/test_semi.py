@@ -226,6 +226,18 @@ def test_a_rank_above_the_width_is_refused(kind: HypernetKind) -> None:
         build_hypernet(HypernetConfig(kind=kind, width=WIDTH, rank=WIDTH + 1), projector)
 
 
+def test_inference_of_a_transformer_computes_what_training_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own way for inference has another GELU on a GPU."""
+
+    def other_way(*_: object) -> None:
+        raise AssertionError("inference goes a way of its own")
+
+    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", other_way)
+    semi, batch = make_semi("transformer"), episode_batch(WIDTH)
+    with torch.no_grad():
+        torch.testing.assert_close(semi.eval()(batch), semi.train()(batch))
+
+
 def test_a_transformer_without_layers_is_refused() -> None:
     projector = Projector(WIDTH, 24, soft_tokens=1, dropout=0.0)
     with pytest.raises(ValueError, match=r"hypernet\.layers=0 must be at least 1 for kind=transformer"):
