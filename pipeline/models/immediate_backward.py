@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.profiler import record_function
 
+from pipeline.transfer import to_device
+
 Losses = Callable[[Tensor, list[int]], Tensor]
 """Soft tokens `[b, S, D]` and the rows they belong to -> losses `[b]`."""
 
@@ -34,12 +36,13 @@ class _Losses(torch.autograd.Function):
         losses_B = soft_BSD.new_empty(len(soft_BSD), dtype=torch.float32)
         gradient_BSD = torch.empty_like(soft_BSD)
         for rows in buckets:
+            index_b = to_device(torch.tensor(rows), soft_BSD.device)
             with torch.enable_grad():
-                part_bSD = soft_BSD[rows].detach().requires_grad_()
+                part_bSD = soft_BSD[index_b].detach().requires_grad_()
                 losses_b = losses(part_bSD, rows)
                 with record_function("llm backward"):
-                    (gradient_BSD[rows],) = torch.autograd.grad(losses_b.sum(), part_bSD)
-            losses_B[rows] = losses_b.detach()
+                    (gradient_BSD[index_b],) = torch.autograd.grad(losses_b.sum(), part_bSD)
+            losses_B[index_b] = losses_b.detach()
         ctx.save_for_backward(gradient_BSD)
         return losses_B
 

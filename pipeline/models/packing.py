@@ -31,7 +31,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from pipeline.models.packed_attention import Runs, packed_rows_attention
-from pipeline.models.padded_attention import RowPadding, padded_rows_attention
+from pipeline.models.packed_attention_gpu import RowLayout, gpu_rows_attention
 from pipeline.transfer import to_device
 
 Counts = npt.NDArray[np.int64]
@@ -39,7 +39,7 @@ _NAME = "packed_sdpa"
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: torch.compile looks into what is, and would compile each set of lengths anew
 class Packing:
     """How many rows of which length follow one another, behind a prefix that each of them sees.
 
@@ -49,28 +49,23 @@ class Packing:
     runs: Runs
     """(rows R, length L) of each run of rows of one length, in order."""
     prefix: Cache | None
-    """Keys and values `[1, H', P, W]` of each layer."""
-    positions_N: Tensor
-    """Position of each token in its row, the prefix counted."""
-    padding: RowPadding
-    """Where each token stands once rows are padded."""
+    """Keys and values `[1, h, P, W]` of each layer."""
+    layout: RowLayout
+    """Where their tokens are."""
 
     @classmethod
     def of(cls, runs: Runs, prefix: Cache | None, device: torch.device) -> Packing:
         """Where `runs` of rows lie."""
-        within_N, row_N = _within_and_row([length for rows, length in runs for _ in range(rows)])
-        longest, start = max(length for _, length in runs), 0 if prefix is None else prefix.get_seq_length()
-        numbers = torch.from_numpy(np.stack([within_N + start, row_N * longest + within_N]))
-        positions_N, places_N = to_device(numbers, device)
-        padding = RowPadding(rows=sum(rows for rows, _ in runs), length=longest, places_N=places_N)
-        return cls(runs, prefix, positions_N, padding)
+        lengths = [length for rows, length in runs for _ in range(rows)]
+        return cls(runs, prefix, RowLayout.of(lengths, 0 if prefix is None else prefix.get_seq_length(), device))
 
     def inputs(self) -> dict[str, Any]:
         """Arguments of the LLM's forward besides the embeddings `[1, N, D]`."""
+        positions_N = self.layout.positions_N
         return {
-            "position_ids": self.positions_N.unsqueeze(0),
+            "position_ids": positions_N.unsqueeze(0),
             # A mask that is made already: no N x N one is.
-            "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.positions_N.device),
+            "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=positions_N.device),
             "packing": self,
         }
 
@@ -97,7 +92,7 @@ class PackedRows:
 
     def means(self, losses_T: Tensor) -> Tensor:
         """Mean loss of each caption `[B]`, in the order of the rows given."""
-        rows, longest = len(self.captions_B), self.packing.padding.length
+        rows, longest = len(self.captions_B), self.packing.layout.longest
         cells = losses_T.new_zeros(rows * longest).index_copy(0, self.cells_T, losses_T)
         return cells.view(rows, longest).sum(dim=1) / self.captions_B
 
@@ -118,7 +113,7 @@ def pack(
     tokens_N[within_N >= known] = [token for row in order_B for token in ids[row][:-1]]
     labels_T = np.array([token for row in order_B for token in ids[row]])
     kept_T = np.flatnonzero(within_N >= known - 1)
-    cells_T = order_B[row_N[kept_T]] * packing.padding.length + within_N[kept_T] - (known - 1)
+    cells_T = order_B[row_N[kept_T]] * packing.layout.longest + within_N[kept_T] - (known - 1)
     soft_N = np.empty(count * soft, dtype=np.int64)
     soft_N.reshape(count, soft)[order_B] = np.flatnonzero(within_N < soft).reshape(count, soft)
     # One copy to the device, and one call for all embeddings: a partitioned LLM gathers them at each, and workers have
@@ -168,7 +163,7 @@ def packed_attention(
     if query.device.type == "cpu":
         output_NHW = packed_rows_attention(query, key, value, prefix, packing.runs, scale)
     else:
-        output_NHW = padded_rows_attention(query, key, value, prefix, packing.padding, scale)
+        output_NHW = gpu_rows_attention(query, key, value, prefix, packing.layout, scale)
     return output_NHW.unsqueeze(0), None
 
 

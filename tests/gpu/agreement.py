@@ -17,6 +17,8 @@ import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import get_args
 
 import numpy as np
@@ -26,20 +28,27 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipeline.config.schema import AdaptedLayers, EpisodeConfig, HypernetConfig, HypernetKind, WidthMapKind
+from pipeline.config.schema import AdaptedLayers, EpisodeConfig, HypernetConfig, HypernetKind, LLMConfig, WidthMapKind
+from pipeline.config.types import Dtype
 from pipeline.episodes.augmentation import augment, sample_augmentation
 from pipeline.episodes.batch import EpisodeBatch, SupportBatch
 from pipeline.episodes.collate import EpisodeBuilder
 from pipeline.episodes.sampler import EpisodeSampler
 from pipeline.episodes.width import fit_width_map
+from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.hypernet import build_hypernet
+from pipeline.models.packed_attention import Runs, packed_rows_attention
+from pipeline.models.packed_attention_gpu import RowLayout, gpu_rows_attention
 from pipeline.models.projector import Projector
 from pipeline.models.semi import Semi
+from tests.tiny_lm import save_tiny_lm
 
 Rows = npt.NDArray[np.int64]
 ISOMETRIES = ("none", "haar", "bank:2", "householder:4", "signed_permutation", "scale:0.5", "warp:0.5")
 WIDTH, LLM_WIDTH, SOFT_TOKENS = 32, 48, 2
 ATOL = 1e-4
+RUNS = ((2, 3), (1, 9))
+Attention = Callable[..., Tensor]
 
 
 def _unit(*shape: int, seed: int = 0) -> Tensor:
@@ -185,6 +194,59 @@ def check_integration(kind: HypernetKind, width_map: WidthMapKind, width: int, d
     torch.testing.assert_close(merged[1], merged[0], atol=ATOL, rtol=ATOL)
 
 
+def _rows_and_gradients(attention: Attention, states: list[Tensor]) -> list[Tensor]:
+    """Output and gradients of three packed rows' attention, float32 on the CPU."""
+    *rows, front_keys, front_values = states
+    leaves = [x.detach().requires_grad_() for x in rows]
+    output_NHW = attention(*leaves, (front_keys, front_values), RUNS, 0.3)
+    weights = torch.linspace(-1, 1, output_NHW.numel()).view(output_NHW.shape).to(output_NHW)
+    results = [output_NHW, *torch.autograd.grad((output_NHW * weights).sum(), leaves)]
+    return [x.detach().float().cpu() for x in results]
+
+
+def check_packed_attention(dtype: torch.dtype, device: torch.device) -> None:
+    """Packed rows attend there as they do here: in half precision too, where another kernel runs."""
+    generator = torch.Generator().manual_seed(8)
+    tokens = sum(rows * length for rows, length in RUNS)
+    shapes = [(4, tokens), (2, tokens), (2, tokens), (2, 7), (2, 7)]
+    states = [torch.randn(1, *shape, 16, generator=generator).to(dtype) for shape in shapes]
+    exact = _rows_and_gradients(packed_rows_attention, [x.float() for x in states])
+    there = _rows_and_gradients(_attention_of(device), [x.to(device) for x in states])
+    tolerance = ATOL if dtype == torch.float32 else 2e-2
+    for mine, theirs in zip(exact, there, strict=True):
+        torch.testing.assert_close(theirs, mine, atol=tolerance * float(mine.abs().max()), rtol=0)
+
+
+def _attention_of(device: torch.device) -> Attention:
+    if device.type == "cpu":
+        return packed_rows_attention
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, prefix: tuple[Tensor, Tensor], runs: Runs, scale: float) -> Tensor:
+        lengths = [length for rows, length in runs for _ in range(rows)]
+        return gpu_rows_attention(q, k, v, prefix, RowLayout.of(lengths, prefix[0].shape[2], device), scale)
+
+    return attend
+
+
+def check_llm(dtype: Dtype, device: torch.device) -> None:
+    """Caption losses and their gradient in the soft tokens, rows packed."""
+    captions = ["a red circle", "a small blue square on the right .", "a", "the large green circle on the left ."]
+    results = []
+    with TemporaryDirectory() as folder:
+        save_tiny_lm(Path(folder))
+        for place, kind in ((torch.device("cpu"), "float32"), (device, dtype)):
+            config = LLMConfig(path=folder, max_caption_tokens=12, dtype=kind)  # type: ignore[arg-type]
+            llm = FrozenLLM(config, Path(folder), device=place)
+            soft = _unit(4, 2, llm.width, seed=9).to(place).requires_grad_()
+            losses = llm.caption_losses(soft, captions)
+            losses.sum().backward()
+            assert llm.packs_rows and soft.grad is not None
+            results.append((losses.detach().cpu(), soft.grad.cpu()))
+    for mine, theirs in zip(*results, strict=True):
+        error = float((theirs - mine).norm() / mine.norm())
+        assert error < (ATOL if dtype == "float32" else 0.1), f"off by {error} of its norm"
+
+
 def checks() -> Iterator[tuple[str, Callable[[torch.device], None]]]:
     """Every check with its name."""
     kinds, maps, layers = get_args(HypernetKind), get_args(WidthMapKind), get_args(AdaptedLayers)
@@ -196,6 +258,10 @@ def checks() -> Iterator[tuple[str, Callable[[torch.device], None]]]:
         yield f"episodes {width_map}", partial(check_episodes, width_map)
     for kind, adapted_layers in product(kinds, layers):
         yield f"semi {kind} {adapted_layers}", partial(check_semi, kind, adapted_layers)
+    for dtype in ("float32", "bfloat16", "float16"):
+        yield f"packed attention {dtype}", partial(check_packed_attention, getattr(torch, dtype))
+    for llm_dtype in get_args(Dtype):
+        yield f"language model {llm_dtype}", partial(check_llm, llm_dtype)
     for kind, (width_map, width) in product(kinds, (("orthonormal", WIDTH - 9), ("pad_select", WIDTH + 9))):
         yield f"integration {kind} {width_map} of {width}", partial(check_integration, kind, width_map, width)
 

@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from pipeline.config.schema import LLMConfig, LLMExecutionConfig
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.packed_attention import Runs
+from pipeline.models.packed_attention_gpu import padded_rows_attention
 from pipeline.models.packing import Packing
-from pipeline.models.padded_attention import padded_rows_attention
 from tests.tiny_lm import save_tiny_lm
 
 CAPTIONS = ("a red circle", "a small blue square on the right .", "a red circle on the left", "green")
@@ -103,7 +103,8 @@ def test_every_architecture_that_packs_does_so_the_way_of_a_gpu(
 
     def padded(q: Any, k: Any, v: Any, prefix: Any, runs: Runs, scale: float) -> torch.Tensor:
         calls.append(runs)
-        return padded_rows_attention(q, k, v, prefix, Packing.of(runs, None, q.device).padding, scale)
+        layout = Packing.of(runs, llm._cached_prefix, q.device).layout
+        return padded_rows_attention(q, k, v, prefix, layout, scale)
 
     monkeypatch.setattr("pipeline.models.packing.packed_rows_attention", padded)
     llm, soft = load(model_dir, packing=True), soft_tokens()

@@ -11,18 +11,23 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from pipeline.models.packed_attention import Runs, packed_rows_attention
-from pipeline.models.packing import Packing
-from pipeline.models.padded_attention import padded_rows_attention
+from pipeline.models.packed_attention_gpu import RowLayout, padded_rows_attention
 
 HEADS, KEY_HEADS, WIDTH, SCALE = 4, 2, 8, 0.3
 Prefix = tuple[torch.Tensor, torch.Tensor] | None
+
+
+def layout_of(runs: Runs, prefix: Prefix) -> RowLayout:
+    """Of rows on the CPU."""
+    lengths = [length for rows, length in runs for _ in range(rows)]
+    return RowLayout.of(lengths, 0 if prefix is None else prefix[0].shape[2], torch.device("cpu"))
 
 
 def _padded(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, prefix: Prefix, runs: Runs, scale: float
 ) -> torch.Tensor:
     """A GPU's way, which a CPU can go too."""
-    return padded_rows_attention(q, k, v, prefix, Packing.of(runs, None, q.device).padding, scale)
+    return padded_rows_attention(q, k, v, prefix, layout_of(runs, prefix), scale)
 
 
 both_ways = pytest.mark.parametrize("attention", [packed_rows_attention, _padded])
@@ -101,3 +106,20 @@ def test_bfloat16_is_float32_up_to_its_rounding(attention: Any, prefix: int) -> 
     exact = _alone(*(x.detach().float() for x in rows), [x.float() for x in front], runs)
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(output.float(), exact, atol=0.05, rtol=0.05)
+
+
+@given(runs=RUNS, prefix=st.integers(0, 9))
+def test_tokens_are_where_the_layout_says(runs: Runs, prefix: int) -> None:
+    layout = RowLayout.of([length for rows, length in runs for _ in range(rows)], prefix, torch.device("cpu"))
+    ends, ends_behind = layout.starts.tolist()
+    tokens_N = torch.arange(ends[-1])
+    behind_M = torch.cat([-torch.arange(prefix) - 1, tokens_N])[layout.gathered_M]
+    padded = layout.pad(tokens_N.view(-1, 1, 1) + 1)[:, 0, :, 0]
+    assert torch.equal(behind_M[layout.behind_N], tokens_N)
+    assert torch.equal(layout.unpad(layout.pad(tokens_N.view(-1, 1, 1)))[:, 0, 0], tokens_N)
+    for row in range(layout.rows):
+        own = tokens_N[ends[row] : ends[row + 1]]
+        expected = torch.cat([-torch.arange(prefix) - 1, own])
+        assert torch.equal(behind_M[ends_behind[row] : ends_behind[row + 1]], expected)
+        assert padded[row].tolist() == [*(own + 1).tolist(), *[0] * (layout.longest - len(own))]
+        assert torch.equal(layout.positions_N[own], torch.arange(len(own)) + prefix)
