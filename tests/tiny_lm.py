@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.config.schema import LLMConfig
 from pipeline.models.frozen_llm import FrozenLLM
+from pipeline.models.packing import Packing
 
 WORDS = (
     *("describe", ":", "caption", "a", "red", "blue", "green", "circle", "square"),
@@ -56,3 +59,16 @@ def tiny_lm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def llm(tiny_lm_dir: Path) -> FrozenLLM:
     return FrozenLLM(LLMConfig(path=str(tiny_lm_dir), max_caption_tokens=12), tiny_lm_dir)
+
+
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Packing]:
+    """Packed rows go a GPU's way on the CPU too; returns what has gone it."""
+    packings: list[Packing] = []
+    plain = Packing.of
+
+    def of(*args: Any) -> Packing:
+        packings.append(replace(plain(*args), on_cpu=False))
+        return packings[-1]
+
+    monkeypatch.setattr(Packing, "of", of)
+    return packings

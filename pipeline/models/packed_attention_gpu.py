@@ -15,24 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.nn.attention.bias import causal_lower_right
 
 from pipeline.transfer import to_device
 
 _attend = torch.ops.aten._flash_attention_forward
-_attend_backward = torch.ops.aten._flash_attention_backward
 
 Prefix = tuple[Tensor, Tensor] | None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: torch.compile looks into what is, and would compile each set of lengths anew
 class RowLayout:
     """Where the tokens of rows are, and where they go."""
 
@@ -48,10 +44,12 @@ class RowLayout:
     """Place of each token among the R * L of rows padded to the longest."""
     behind_N: Tensor
     """Place of each token among the M of rows with the prefix in front."""
-    gathered_M: Tensor
-    """Which token stands at each of those M places, counted behind the P of the prefix."""
+    front_M: Tensor
+    """Which token of the prefix stands at each of those M places; any where a row's own does."""
     starts: Tensor
     """Where each row starts among the N, and where the last one ends, `[R + 1]`; among the M in a second line."""
+    flash: bool
+    """Whether the device has FlashAttention's kernels."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], prefix: int, device: torch.device) -> RowLayout:
@@ -62,14 +60,15 @@ class RowLayout:
         row_N = np.repeat(np.arange(rows), lengths_R)
         within_N = np.arange(tokens) - starts_R[row_N]
         behind_N = np.arange(tokens) + prefix * (row_N + 1)
-        gathered_M = np.tile(np.arange(prefix), rows)
-        gathered_M = np.insert(gathered_M, prefix * (row_N + 1), prefix + np.arange(tokens))
+        front_M = np.zeros(tokens + prefix * rows, dtype=np.int64)
+        front_M[(starts_R + prefix * np.arange(rows))[:, None] + np.arange(prefix)] = np.arange(prefix)
         ends = np.append(starts_R, tokens)
-        parts = [within_N + prefix, row_N * longest + within_N, behind_N, gathered_M]
+        parts = [within_N + prefix, row_N * longest + within_N, behind_N, front_M]
         parts += [ends, ends + prefix * np.arange(rows + 1)]
+        flash = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         numbers = to_device(torch.from_numpy(np.concatenate(parts)), device)
-        positions, places, behind, gathered, *starts = numbers.split([len(part) for part in parts])
-        return cls(rows, longest, prefix, positions, places, behind, gathered, torch.stack(starts).int())
+        positions, places, behind, front, *starts = numbers.split([len(part) for part in parts])
+        return cls(rows, longest, prefix, positions, places, behind, front, torch.stack(starts).int(), flash)
 
     def pad(self, x_NHW: Tensor) -> Tensor:
         """Rows as torch's attention has them, `[R, H, L, W]`, with zeros behind each."""
@@ -90,8 +89,7 @@ def gpu_rows_attention(
 
     Differentiable in the rows. Keys and values may have fewer heads h than the H of the queries.
     """
-    half = q_1HNW.dtype in (torch.float16, torch.bfloat16)
-    if half and torch.cuda.get_device_capability(q_1HNW.device) >= (8, 0):
+    if layout.flash and q_1HNW.dtype in (torch.float16, torch.bfloat16):
         return flash_rows_attention(q_1HNW, k_1hNW, v_1hNW, prefix, layout, scale)
     return padded_rows_attention(q_1HNW, k_1hNW, v_1hNW, prefix, layout, scale)
 
@@ -106,44 +104,24 @@ def padded_rows_attention(
     q, k, v = layout.pad(together_NAW).split(heads, dim=1)
     if prefix is not None:
         k, v = (torch.cat([x.expand(layout.rows, -1, -1, -1), y], dim=2) for x, y in zip(prefix, (k, v), strict=True))
-    mask = causal_lower_right(layout.longest, k.shape[2])  # the last query sees all keys
-    return layout.unpad(functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True))
+    seen_LK = torch.ones(layout.longest, k.shape[2], dtype=torch.bool, device=k.device).tril(layout.prefix)
+    output = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen_LK, scale=scale, enable_gqa=True)
+    return layout.unpad(output)
 
 
 def flash_rows_attention(
     q_1HNW: Tensor, k_1hNW: Tensor, v_1hNW: Tensor, prefix: Prefix, layout: RowLayout, scale: float
 ) -> Tensor:
-    """`gpu_rows_attention` in half precision, by FlashAttention (Dao 2023)."""
-    rows = (x[0].transpose(0, 1) for x in (q_1HNW, k_1hNW, v_1hNW))
-    result: Tensor = _FlashRows.apply(*rows, prefix, layout, scale)  # type: ignore[no-untyped-call]
-    return result
+    """`gpu_rows_attention` in half precision, by FlashAttention (Dao 2023).
 
-
-class _FlashRows(torch.autograd.Function):
-    """Causal masks are aligned to the last query and key: a row's tokens see all of the prefix in front of them."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, q_NHW: Tensor, k_NhW: Tensor, v_NhW: Tensor, prefix: Prefix, layout: RowLayout, scale: float
-    ) -> Tensor:
-        if prefix is not None:
-            k_NhW, v_NhW = (
-                torch.cat([front[0].transpose(0, 1), own]).index_select(0, layout.gathered_M)
-                for front, own in zip(prefix, (k_NhW, v_NhW), strict=True)
-            )
-        lengths = (*layout.starts, layout.longest, layout.longest + layout.prefix)
-        out_NHW: Tensor
-        out_NHW, log_sum, *random, _ = _attend(q_NHW, k_NhW, v_NhW, *lengths, 0.0, True, False, scale=scale)
-        ctx.save_for_backward(q_NHW, k_NhW, v_NhW, out_NHW, log_sum, *random)
-        ctx.layout, ctx.lengths, ctx.scale = layout, lengths, scale
-        return out_NHW
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient_NHW: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, random, unused = ctx.saved_tensors
-        options = (0.0, True, random, unused)
-        q, k, v = _attend_backward(gradient_NHW.contiguous(), *tensors, *ctx.lengths, *options, scale=ctx.scale)
-        if ctx.layout.prefix:
-            k, v = (x.index_select(0, ctx.layout.behind_N) for x in (k, v))
-        return q, k, v, None, None, None
+    Its causal mask is aligned to the last query and key: a row's tokens see all of the prefix in front of them.
+    """
+    q, k, v = (x[0].transpose(0, 1) for x in (q_1HNW, k_1hNW, v_1hNW))
+    if prefix is not None:
+        # The prefix a row, and the row's own over what stands behind it: no gradient is gathered for the prefix.
+        fronts = (front[0].transpose(0, 1).index_select(0, layout.front_M) for front in prefix)
+        k, v = (front.index_copy(0, layout.behind_N, own) for front, own in zip(fronts, (k, v), strict=True))
+    starts, starts_behind = layout.starts
+    lengths = layout.longest, layout.longest + layout.prefix
+    output: Tensor = _attend(q, k, v, starts, starts_behind, *lengths, 0.0, True, False, scale=scale)[0]
+    return output

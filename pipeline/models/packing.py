@@ -31,11 +31,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from pipeline.models.packed_attention import Runs, packed_rows_attention
-from pipeline.models.packed_attention_gpu import RowLayout, gpu_rows_attention
+from pipeline.models.packed_attention_gpu import Prefix, RowLayout, gpu_rows_attention
 from pipeline.transfer import to_device
 
 Counts = npt.NDArray[np.int64]
 _NAME = "packed_sdpa"
+_PREFIX = "packed_prefix"
+"""Attribute of attention modules, not an argument: what differs from layer to layer and is no tensor of the module
+would be compiled anew for each."""
 _log = logging.getLogger(__name__)
 
 
@@ -48,16 +51,17 @@ class Packing:
 
     runs: Runs
     """(rows R, length L) of each run of rows of one length, in order."""
-    prefix: Cache | None
-    """Keys and values `[1, h, P, W]` of each layer."""
     layout: RowLayout
     """Where their tokens are."""
+    on_cpu: bool
+    """Which attention they have."""
 
     @classmethod
     def of(cls, runs: Runs, prefix: Cache | None, device: torch.device) -> Packing:
         """Where `runs` of rows lie."""
         lengths = [length for rows, length in runs for _ in range(rows)]
-        return cls(runs, prefix, RowLayout.of(lengths, 0 if prefix is None else prefix.get_seq_length(), device))
+        start = 0 if prefix is None else prefix.get_seq_length()
+        return cls(runs, RowLayout.of(lengths, start, device), on_cpu=device.type == "cpu")
 
     def inputs(self) -> dict[str, Any]:
         """Arguments of the LLM's forward besides the embeddings `[1, N, D]`."""
@@ -156,15 +160,22 @@ def packed_attention(
         return result
     if not _plain(module, options):
         raise ValueError(f"{type(module).__name__}: attention with {sorted(options)} does not pack rows")
-    layer: Any = None if packing.prefix is None else packing.prefix.layers[module.layer_idx]
-    prefix = None if layer is None else (layer.keys, layer.values)
     scale = options.get("scaling")
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
-    if query.device.type == "cpu":
-        output_NHW = packed_rows_attention(query, key, value, prefix, packing.runs, scale)
-    else:
-        output_NHW = gpu_rows_attention(query, key, value, prefix, packing.layout, scale)
-    return output_NHW.unsqueeze(0), None
+    attend = _on_cpu if packing.on_cpu else _on_gpu
+    return attend(query, key, value, getattr(module, _PREFIX), packing, scale).unsqueeze(0), None
+
+
+def _on_gpu(q: Tensor, k: Tensor, v: Tensor, prefix: Prefix, packing: Packing, scale: float) -> Tensor:
+    return gpu_rows_attention(q, k, v, prefix, packing.layout, scale)
+
+
+def _on_cpu(q: Tensor, k: Tensor, v: Tensor, prefix: Prefix, packing: Packing, scale: float) -> Tensor:
+    return packed_rows_attention(q, k, v, prefix, packing.runs, scale)
+
+
+# Its loop over runs would be compiled anew for each set of lengths.
+_on_cpu = torch.compiler.disable(_on_cpu)
 
 
 def _plain(module: Any, options: dict[str, Any]) -> bool:
@@ -177,8 +188,7 @@ def _plain(module: Any, options: dict[str, Any]) -> bool:
     )
 
 
-# Never compiled: what differs between layers and steps is here, so that all else of a layer is compiled once.
-AttentionInterface.register(_NAME, torch.compiler.disable(packed_attention))
+AttentionInterface.register(_NAME, packed_attention)
 AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
@@ -192,6 +202,10 @@ def packs(model: Any, prefix: Cache | None) -> bool:
     rows = embeddings.split(lengths)
     alone = [_logits(model, row.unsqueeze(0), past_key_values=prefix) for row in rows]
     model.set_attn_implementation(_NAME)
+    for module in model.modules():
+        if isinstance(index := getattr(module, "layer_idx", None), int):
+            layer: Any = None if prefix is None else prefix.layers[index]
+            setattr(module, _PREFIX, None if layer is None else (layer.keys, layer.values))
     try:
         packing = Packing.of(((2, 2), (1, 5)), prefix, embeddings.device)
         together = _logits(model, embeddings.unsqueeze(0), **packing.inputs())

@@ -10,7 +10,7 @@ import torch
 from pipeline.config.schema import LLMConfig, LLMExecutionConfig
 from pipeline.encoders.folder import write_checksums
 from pipeline.models.frozen_llm import IGNORED, FrozenLLM
-from tests.tiny_lm import save_tiny_lm
+from tests.tiny_lm import as_on_a_gpu, save_tiny_lm
 
 SHORT, LONG = "a red circle", "a small blue square on the right ."
 
@@ -195,7 +195,12 @@ def test_compiled_forward_gives_the_same_losses_and_gradients(
 
 
 @pytest.mark.slow
-def test_one_compiled_layer_serves_all_layers_and_lengths(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+def test_one_compiled_layer_serves_all_layers_and_lengths(
+    tmp_path: Path, gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if gpu:
+        as_on_a_gpu(monkeypatch)
     programs = []
     for layers in (2, 5):
         torch._dynamo.reset()
@@ -204,13 +209,15 @@ def test_one_compiled_layer_serves_all_layers_and_lengths(tmp_path: Path) -> Non
         execution = LLMExecutionConfig(compile=True)
         model = FrozenLLM(LLMConfig(path=str(folder), max_caption_tokens=12, execution=execution), folder)
         counted = torch._dynamo.utils.counters["stats"]
-        before = counted["unique_graphs"]
+        before, breaks = counted["unique_graphs"], torch._dynamo.utils.counters["graph_break"].total()
         after = []
         for captions in ([SHORT, LONG], [SHORT, SHORT, LONG], [LONG] * 7):
             model.caption_losses(_soft(len(captions)).requires_grad_(), captions)
             after.append(counted["unique_graphs"] - before)
         assert after[0] == after[-1], "other lengths are compiled anew"
         programs.append(after[0])
+        if gpu:
+            assert torch._dynamo.utils.counters["graph_break"].total() == breaks, "a layer is compiled in pieces"
     assert programs[0] == programs[1] > 0
 
 

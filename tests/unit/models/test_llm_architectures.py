@@ -12,10 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.config.schema import LLMConfig, LLMExecutionConfig
 from pipeline.models.frozen_llm import FrozenLLM
-from pipeline.models.packed_attention import Runs
-from pipeline.models.packed_attention_gpu import padded_rows_attention
-from pipeline.models.packing import Packing
-from tests.tiny_lm import save_tiny_lm
+from tests.tiny_lm import as_on_a_gpu, save_tiny_lm
 
 CAPTIONS = ("a red circle", "a small blue square on the right .", "a red circle on the left", "green")
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -99,14 +96,7 @@ def test_every_architecture_that_packs_does_so_the_way_of_a_gpu(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which a CPU can go too."""
-    calls: list[Runs] = []
-
-    def padded(q: Any, k: Any, v: Any, prefix: Any, runs: Runs, scale: float) -> torch.Tensor:
-        calls.append(runs)
-        layout = Packing.of(runs, llm._cached_prefix, q.device).layout
-        return padded_rows_attention(q, k, v, prefix, layout, scale)
-
-    monkeypatch.setattr("pipeline.models.packing.packed_rows_attention", padded)
+    calls = as_on_a_gpu(monkeypatch)
     llm, soft = load(model_dir, packing=True), soft_tokens()
     expected, gradient = one_by_one(llm, soft)
     losses = llm.caption_losses(soft, CAPTIONS)

@@ -113,9 +113,8 @@ def test_tokens_are_where_the_layout_says(runs: Runs, prefix: int) -> None:
     layout = RowLayout.of([length for rows, length in runs for _ in range(rows)], prefix, torch.device("cpu"))
     ends, ends_behind = layout.starts.tolist()
     tokens_N = torch.arange(ends[-1])
-    behind_M = torch.cat([-torch.arange(prefix) - 1, tokens_N])[layout.gathered_M]
+    behind_M = (-1 - layout.front_M).index_copy(0, layout.behind_N, tokens_N)
     padded = layout.pad(tokens_N.view(-1, 1, 1) + 1)[:, 0, :, 0]
-    assert torch.equal(behind_M[layout.behind_N], tokens_N)
     assert torch.equal(layout.unpad(layout.pad(tokens_N.view(-1, 1, 1)))[:, 0, 0], tokens_N)
     for row in range(layout.rows):
         own = tokens_N[ends[row] : ends[row + 1]]
