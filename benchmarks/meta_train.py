@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,10 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     if args.device == "cpu":
         keep_freed_memory()  # as every training process does
-    world = World(folder, SHAPES[args.shape], device=args.device, compiled=args.compile)
+    shape = SHAPES[args.shape]
+    if args.queries:
+        shape = replace(shape, queries=args.queries)
+    world = World(folder, shape, device=args.device, compiled=args.compile)
     figures: dict[str, Any] = {"shape": vars(world.shape), "card": _card(world.device)}
     for part in args.parts or (PARTS if args.device == "cpu" else _NO_RAY):
         if part == "floor":

@@ -102,12 +102,14 @@ def sample_haar_of_rows(
     """A Haar isometry for each seed, for `rows` rows each."""
     drawn = np.empty((len(seeds), rows, width), dtype=np.float32)
 
-    def fill(index: int) -> None:
-        philox(_ROWS_STREAM, seeds[index]).standard_normal(dtype=np.float32, out=drawn[index])
+    def fill(indices: range) -> None:
+        for index in indices:
+            philox(_ROWS_STREAM, seeds[index]).standard_normal(dtype=np.float32, out=drawn[index])
 
     # Of all that an episode needs this alone is bound to the CPU; NumPy draws without the interpreter's lock.
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(fill, range(len(seeds))))
+    count = torch.get_num_threads()
+    with ThreadPoolExecutor(count) as threads:
+        list(threads.map(fill, [range(first, len(seeds), count) for first in range(count)]))
     return HaarOfRows(gaussian_NnE=to_device(torch.from_numpy(drawn), device))
 
 

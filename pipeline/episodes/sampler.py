@@ -72,6 +72,8 @@ class EpisodeSampler:
     def shots(self, step: int) -> int:
         """K of a step: all episodes of a step have the same, so that they form one batch."""
         choices = self._config.support_shots
+        if len(choices) == 1:
+            return choices[0]
         return int(choices[philox(self._seed, _SHOTS_STREAM, step).integers(len(choices))])
 
     def episode(self, step: int, slot: int) -> EpisodeSpec:

@@ -19,35 +19,32 @@ L columns of a forward, V vocabulary; b rows of one forward, K tokens before a c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.profiler import record_function
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from pipeline.config.schema import LLMConfig
 from pipeline.encoders.folder import files_fingerprint, model_folder
 from pipeline.models.buckets import forward_tokens, plan_buckets, plan_packed, split_to
 from pipeline.models.immediate_backward import losses_with_gradient
+from pipeline.models.llm_layers import (
+    IGNORED,
+    check_compiler,
+    compiled_where_packed,
+    recomputed,
+    token_losses,
+    wrap_layers,
+)
 from pipeline.models.packing import pack, packs
 from pipeline.models.prefix_cache import prefix_cache
 from pipeline.models.prompt import encode_prompt
-
-IGNORED = -100
-"""Label of positions that are never scored."""
-
-
-def _token_losses(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
-    """Cross-entropy of each token, in float32."""
-    return functional.cross_entropy(logits_TV.float(), labels_T, ignore_index=IGNORED, reduction="none")
 
 
 class FrozenLLM(nn.Module):
@@ -55,7 +52,7 @@ class FrozenLLM(nn.Module):
 
     agree_on_forwards: Callable[[int], int]
     """Number of forwards of a step, given this worker's own: a partitioned LLM needs the same on every worker."""
-    _token_losses: Callable[[Tensor, Tensor], Tensor] = staticmethod(_token_losses)
+    _token_losses: Callable[[Tensor, Tensor], Tensor] = staticmethod(token_losses)
 
     def __init__(self, config: LLMConfig, root: Path, *, device: torch.device | str = "cpu") -> None:
         super().__init__()
@@ -76,10 +73,11 @@ class FrozenLLM(nn.Module):
         self._suffix = tuple(prompt.suffix)
         self._forward = self.model
         if config.execution.compile:
+            check_compiler()
             self._forward = torch.compile(self.model, dynamic=True)
-            self._token_losses = torch.compile(_token_losses, dynamic=True)
-            _wrap_layers(self.model, _compiled_where_packed)
-        if config.execution.activation_checkpointing and not _wrap_layers(self.model, _recomputed):
+            self._token_losses = torch.compile(token_losses, dynamic=True)
+            wrap_layers(self.model, compiled_where_packed)
+        if config.execution.activation_checkpointing and not wrap_layers(self.model, recomputed):
             raise ValueError(
                 f"llm.execution.activation_checkpointing=true: the architecture of llm.path={config.path!r} has no "
                 "layers that transformers can checkpoint; set it to false"
@@ -281,31 +279,3 @@ def _roll_right(x_BL: Tensor, by_B: Tensor) -> Tensor:
     """Rotate each row's second axis by its own number of places; `[B, L, ...]`."""
     columns_BL = (torch.arange(x_BL.shape[1], device=x_BL.device) - by_B.unsqueeze(1)) % x_BL.shape[1]
     return x_BL[torch.arange(len(x_BL), device=x_BL.device).unsqueeze(1), columns_BL]
-
-
-def _wrap_layers(model: nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> int:
-    """Wrap each decoder layer's forward; how many there are."""
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    for layer in layers:
-        layer.forward = wrap(layer.forward)
-    return len(layers)
-
-
-def _compiled_where_packed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a layer for packed rows in training: one program serves all layers and any number of tokens."""
-    compiled = torch.compile(forward, dynamic=True)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        # A cache differs from layer to layer and call to call: each would be compiled anew.
-        wanted = kwargs.get("packing") is not None and torch.is_grad_enabled()
-        return (compiled if wanted else forward)(*args, **kwargs)
-
-    return call
-
-
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Recompute a layer in the backward pass.
-
-    transformers does so in training mode only, which would switch dropout on, and drops the prefix's cache.
-    """
-    return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)

@@ -19,6 +19,7 @@ from pipeline.config.schema import (
     HypernetConfig,
     IntegrateConfig,
     LLMConfig,
+    LLMExecutionConfig,
     MetaConfig,
     MethodName,
     OptimConfig,
@@ -54,6 +55,7 @@ def paper_llama1b() -> ExperimentConfig:
             dtype="bfloat16",
             prompt="Describe the input: {soft}\nCaption:",
             max_caption_tokens=128,
+            execution=LLMExecutionConfig(compile=True),  # ours
         ),
         projector=ProjectorConfig(  # M1; the width map: M2.3
             input_width=TEXT_WIDTH, hidden_width=None, soft_tokens=1, dropout=0.1, width_map="pad_select"

@@ -9,7 +9,8 @@ import torch
 
 from pipeline.config.schema import LLMConfig, LLMExecutionConfig
 from pipeline.encoders.folder import write_checksums
-from pipeline.models.frozen_llm import IGNORED, FrozenLLM
+from pipeline.models.frozen_llm import FrozenLLM
+from pipeline.models.llm_layers import IGNORED
 from tests.tiny_lm import as_on_a_gpu, save_tiny_lm
 
 SHORT, LONG = "a red circle", "a small blue square on the right ."
@@ -172,10 +173,18 @@ def test_chat_without_a_usable_template_is_refused(tmp_path: Path) -> None:
 
 
 def test_layers_that_cannot_be_recomputed_are_refused(tiny_lm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.models.frozen_llm.GradientCheckpointingLayer", torch.nn.Conv3d)
+    monkeypatch.setattr("pipeline.models.llm_layers.GradientCheckpointingLayer", torch.nn.Conv3d)
     execution = LLMExecutionConfig(activation_checkpointing=True)
     with pytest.raises(ValueError, match=r"activation_checkpointing=true: the architecture of llm\.path=.* has no"):
         FrozenLLM(LLMConfig(path=str(tiny_lm_dir), execution=execution), tiny_lm_dir)
+
+
+def test_without_a_compiler_nothing_can_be_compiled(tiny_lm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CXX", "my-compiler")
+    config = LLMConfig(path=str(tiny_lm_dir), execution=LLMExecutionConfig(compile=True))
+    with pytest.raises(ValueError, match=r"compile=true: torch\.compile needs one of my-compiler, .*install one"):
+        FrozenLLM(config, tiny_lm_dir)
 
 
 @pytest.mark.slow
