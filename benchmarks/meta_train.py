@@ -52,6 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--compile", action="store_true", help="llm.execution.compile=true for ours, never for the floor"
     )
+    parser.add_argument("--queries", type=int, help="queries an episode (default: the shape's)")
     parser.add_argument("--threads", type=int, default=1, help="of torch and BLAS, in every process (default: 1)")
     parser.add_argument("--rounds", type=int, default=7, help="steps of each contestant (default: 7)")
     parser.add_argument("--folder", type=Path, help="where models and shards are written for a while (default: /tmp)")
