@@ -13,7 +13,9 @@ from benchmarks.meta_world import SHAPES, World
 
 
 def _arguments(*parts: str) -> Namespace:
-    return Namespace(shape="tiny", device="cpu", threads=1, rounds=1, parts=parts, compile=False, queries=None)
+    return Namespace(
+        shape="tiny", device="cpu", threads=1, rounds=1, parts=parts, compile=False, queries=None, json=None
+    )
 
 
 def test_every_part_without_ray_gives_its_ratios(tmp_path: Path) -> None:
