@@ -22,7 +22,6 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -31,10 +30,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from pipeline.models.packed_attention import Runs, packed_rows_attention
-from pipeline.models.packed_attention_gpu import Prefix, RowLayout, gpu_rows_attention
+from pipeline.models.packed_attention_gpu import Prefix, gpu_rows_attention
+from pipeline.models.row_layout import RowLayout, within_and_row
 from pipeline.transfer import to_device
 
-Counts = npt.NDArray[np.int64]
 _NAME = "packed_sdpa"
 _PREFIX = "packed_prefix"
 """Attribute of attention modules, not an argument: what differs from layer to layer and is no tensor of the module
@@ -111,7 +110,7 @@ def pack(
     known = soft + len(suffix)
     # The last caption token is only predicted, never read: it needs no column of its own.
     packing = Packing.of(_runs(known + captions_B - 1), prefix, device)
-    within_N, row_N = _within_and_row(known + captions_B - 1)
+    within_N, row_N = within_and_row(known + captions_B - 1)
     tokens_N = np.zeros_like(within_N)  # any token stands where soft tokens will
     tokens_N[(within_N >= soft) & (within_N < known)] = np.tile(np.array(suffix, dtype=np.int64), count)
     tokens_N[within_N >= known] = [token for row in order_B for token in ids[row][:-1]]
@@ -132,13 +131,6 @@ def pack(
 
 def _runs(lengths: Iterable[int]) -> Runs:
     return tuple((len(list(rows)), int(length)) for length, rows in groupby(lengths))
-
-
-def _within_and_row(lengths: Sequence[int] | Counts) -> tuple[Counts, Counts]:
-    """Of each token of rows one behind another: its number in its row, and its row's number."""
-    lengths_B = np.asarray(lengths, dtype=np.int64)
-    row_N = np.repeat(np.arange(len(lengths_B)), lengths_B)
-    return np.arange(len(row_N)) - np.repeat(lengths_B.cumsum() - lengths_B, lengths_B), row_N
 
 
 def packed_attention(

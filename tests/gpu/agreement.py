@@ -38,8 +38,9 @@ from pipeline.episodes.width import fit_width_map
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.hypernet import build_hypernet
 from pipeline.models.packed_attention import Runs, packed_rows_attention
-from pipeline.models.packed_attention_gpu import RowLayout, gpu_rows_attention
+from pipeline.models.packed_attention_gpu import gpu_rows_attention
 from pipeline.models.projector import Projector
+from pipeline.models.row_layout import RowLayout
 from pipeline.models.semi import Semi
 from tests.tiny_lm import save_tiny_lm
 

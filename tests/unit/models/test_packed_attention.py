@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from pipeline.models.packed_attention import Runs, packed_rows_attention
-from pipeline.models.packed_attention_gpu import RowLayout, padded_rows_attention
+from pipeline.models.packed_attention_gpu import padded_rows_attention
+from pipeline.models.row_layout import RowLayout
 
 HEADS, KEY_HEADS, WIDTH, SCALE = 4, 2, 8, 0.3
 Prefix = tuple[torch.Tensor, torch.Tensor] | None
