@@ -29,7 +29,8 @@ def render_markdown(
     about = (
         f"Intervals: {summary.confidence:.0%} bootstrap over support draws ({', '.join(map(str, draws))}) and test "
         f"samples, {summary.resamples:,} resamples. Attribute accuracy: the share of a sample's attributes whose true "
-        f"value, and no other, is in the caption. CIDEr-D, BLEU-4 and ROUGE-L x100, over lower-cased words."
+        f"value, and no other, is in the caption. CIDEr-D, BLEU-4 and ROUGE-L x100, over lower-cased words. "
+        "R@1 x100: how often the reference that is nearest to a caption, by the run's text encoder, is its own."
     )
     parts = [
         f"# {title}",
@@ -112,7 +113,8 @@ def _difference(accuracy: Estimate | None, cider: Estimate) -> str:
 
 
 def _means(summary: Summary) -> str:
-    header = ("method", "shots", "attribute accuracy", "CIDEr-D", "BLEU-4", "ROUGE-L", "trained", "deployed", "seconds")
+    metrics = ("attribute accuracy", "CIDEr-D", "BLEU-4", "ROUGE-L", "R@1")
+    header = ("method", "shots", *metrics, "trained", "deployed", "seconds")
     rows = [
         (
             label(method),
@@ -121,6 +123,7 @@ def _means(summary: Summary) -> str:
             interval(cell.cider_d, 1),
             f"{cell.bleu_4:.1f}",
             f"{cell.rouge_l:.1f}",
+            "-" if cell.recall_at_1 is None else f"{cell.recall_at_1:.1f}",
             f"{cell.trained_parameters:,}",
             f"{cell.deployed_parameters:,}",
             f"{cell.seconds:.2f}",

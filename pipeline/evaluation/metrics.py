@@ -1,7 +1,7 @@
 """Caption metrics by kept pure-Python libraries (no Java).
 
-In: one candidate caption a sample and its reference captions.  Out: CIDEr-D, BLEU-1 to BLEU-4, ROUGE-L and METEOR, all
-on the x100 scale that papers print.
+In: one candidate caption a sample and its reference captions.  Out: CIDEr-D, BLEU-1 to BLEU-4, ROUGE-L and METEOR, and
+with a text encoder retrieval recall, all on the x100 scale that papers print.
 
 Tokens: lower case; a token is a run of word characters, inner hyphens and apostrophes included, or a decimal
 number; every other sign is dropped, as COCO's evaluation drops punctuation.  The same tokens go to all metrics.
@@ -13,7 +13,7 @@ download: words match exactly or by their Porter stem.  Its name says so; do not
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,9 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.evaluation.cider import CiderReferences
+from pipeline.evaluation.retrieval import retrieval_recall
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)+|\w+(?:[-'’]\w+)*")
 _PERCENT = 100.0
+Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]
+"""Texts -> embeddings `[n, width]`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,6 +45,10 @@ class CaptionScores:
     """Mean over samples of the best ROUGE-L F1 among the references."""
     meteor_exact_stem: float
     """Mean over samples of the best METEOR among the references, by exact and stem matches only."""
+    recall_at_1: float | None
+    """Share of the captions whose nearest reference, by text embedding, is their own; None where nothing embeds."""
+    recall_at_5: float | None
+    """The same of the five nearest ones."""
     cider_d_per_sample: npt.NDArray[np.float64]
     """`[n]`, for bootstrap intervals; the idf stays that of the whole set."""
 
@@ -54,8 +61,11 @@ def tokenize(text: str) -> list[str]:
 class ReferenceSet:
     """The references of a test set, prepared once for all methods that are scored on it."""
 
-    def __init__(self, references: Sequence[Sequence[str]]) -> None:
-        """References of each sample; at least one of a sample must hold a word."""
+    def __init__(self, references: Sequence[Sequence[str]], *, embed: Embed | None = None) -> None:
+        """References of each sample; at least one of a sample must hold a word.
+
+        `embed`: text embeddings, for retrieval among the samples' first references.
+        """
         if any(isinstance(texts, str) for texts in references):
             raise ValueError("references must be a sequence of sequences of strings")
         if not references:
@@ -69,6 +79,8 @@ class ReferenceSet:
         self._targets = [[" ".join(tokens) for tokens in texts] for texts in self._tokens]
         self._cider = CiderReferences(self._tokens)
         self._bleu = _bleu_scorer(self._targets)
+        self._embed = embed
+        self._embedded = None if embed is None else embed([texts[0] for texts in self.texts])
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -89,6 +101,7 @@ class ReferenceSet:
         hypotheses = [" ".join(words) for words in tokens]
         cider = self._cider.score(tokens) * _PERCENT
         bleu_1, bleu_2, bleu_3, bleu_4 = self._bleu_scores(hypotheses)
+        recall_at_1, recall_at_5 = self._recall(candidates, [bool(words) for words in tokens])
         return CaptionScores(
             cider_d=float(cider.mean()),
             bleu_1=bleu_1,
@@ -97,8 +110,20 @@ class ReferenceSet:
             bleu_4=bleu_4,
             rouge_l=_rouge_l(hypotheses, self._targets),
             meteor_exact_stem=_meteor(tokens, self._tokens),
+            recall_at_1=recall_at_1,
+            recall_at_5=recall_at_5,
             cider_d_per_sample=cider,
         )
+
+    def _recall(self, candidates: Sequence[str], says_something: list[bool]) -> tuple[float | None, float | None]:
+        if self._embed is None or self._embedded is None:
+            return None, None
+        queries = np.zeros_like(self._embedded)  # what has no words finds nothing
+        if any(says_something):
+            spoken = [text for text, something in zip(candidates, says_something, strict=True) if something]
+            queries[np.array(says_something)] = self._embed(spoken)
+        at_1, at_5 = (_PERCENT * retrieval_recall(queries, self._embedded, at) for at in (1, 5))
+        return at_1, at_5
 
     def _bleu_scores(self, hypotheses: list[str]) -> list[float]:
         score = self._bleu.corpus_score(hypotheses, None)

@@ -16,7 +16,7 @@ from pipeline.evaluation.markdown import render_markdown
 from pipeline.evaluation.plots import Curve, plot_accuracy, plot_curves
 from pipeline.evaluation.protocol import Estimate
 from pipeline.evaluation.provenance import Commit
-from pipeline.evaluation.results import TEXT_METRICS, Result, save_results, shots_label
+from pipeline.evaluation.results import RETRIEVAL_METRICS, TEXT_METRICS, Result, save_results, shots_label
 from pipeline.evaluation.summary import DEFAULT_INTERVALS, Cell, IntervalSettings, Summary, summarise
 
 REPORT_FORMAT = 1
@@ -108,7 +108,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
     return {
         **_estimate("attribute_accuracy", cell.attribute_accuracy),
         **_estimate("cider_d", cell.cider_d),
-        **{name: getattr(cell, name) for name in TEXT_METRICS},
+        **{name: getattr(cell, name) for name in (*TEXT_METRICS, *RETRIEVAL_METRICS)},
         "pairs": cell.pairs,
         "draws": cell.draws,
         "test_samples": cell.test_samples,

@@ -21,13 +21,15 @@ import pyarrow.parquet as pq
 from pipeline.evaluation.attributes import attribute_accuracy
 from pipeline.evaluation.metrics import ReferenceSet
 
-RESULTS_FORMAT = 2
+RESULTS_FORMAT = 3
 """Version of both files; fits that were kept in another one are made again."""
 RESULTS_FILE = "results.parquet"
 SAMPLES_FILE = "samples.parquet"
 
 TEXT_METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor_exact_stem")
 """Metrics of a whole set of captions, x100."""
+RETRIEVAL_METRICS = ("recall_at_1", "recall_at_5")
+"""The same, where texts were embedded."""
 _KEY = ("dataset", "encoder", "method", "shots", "draw", "seed")
 _RESULTS_SCHEMA = pa.schema(
     [
@@ -36,7 +38,7 @@ _RESULTS_SCHEMA = pa.schema(
         ("pairs", pa.int64()),
         ("attribute_accuracy", pa.float64()),
         ("cider_d", pa.float64()),
-        *[(name, pa.float64()) for name in TEXT_METRICS],
+        *[(name, pa.float64()) for name in (*TEXT_METRICS, *RETRIEVAL_METRICS)],
         ("trained_parameters", pa.int64()),
         ("deployed_parameters", pa.int64()),
         ("seconds", pa.float64()),
@@ -107,6 +109,9 @@ class Result:
     bleu_4: float
     rouge_l: float
     meteor_exact_stem: float
+    recall_at_1: float | None
+    """None where no texts were embedded, as the one below."""
+    recall_at_5: float | None
     trained_parameters: int
     """Parameters that gradient steps on the support changed."""
     deployed_parameters: int
@@ -154,7 +159,7 @@ def score_captions(
         pairs=pairs,
         attribute_accuracy=attributes.mean if attributes else None,
         cider_d=scores.cider_d,
-        **{name: getattr(scores, name) for name in TEXT_METRICS},
+        **{name: getattr(scores, name) for name in (*TEXT_METRICS, *RETRIEVAL_METRICS)},
         trained_parameters=trained_parameters,
         deployed_parameters=deployed_parameters,
         seconds=seconds,

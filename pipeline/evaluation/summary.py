@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.evaluation.families import LABELS as LABELS
 from pipeline.evaluation.protocol import Estimate, Scores, bootstrap_interval, paired_difference
-from pipeline.evaluation.results import TEXT_METRICS, Result, shots_label, shots_order
+from pipeline.evaluation.results import RETRIEVAL_METRICS, TEXT_METRICS, Result, shots_label, shots_order
 
 Metric = Literal["attribute_accuracy", "cider_d"]
 
@@ -38,6 +38,9 @@ class Cell:
     bleu_4: float
     rouge_l: float
     meteor_exact_stem: float
+    recall_at_1: float | None
+    """None where some result has none, as the one below."""
+    recall_at_5: float | None
     pairs: float
     """Pairs that were read, the mean over datasets."""
     draws: int
@@ -183,6 +186,8 @@ def _cell(by_dataset: Sequence[Sequence[Result]], settings: IntervalSettings) ->
         attribute_accuracy=settings.interval(accuracy) if accuracy else None,
         cider_d=settings.interval(cider),
         **{name: _mean_of_means(by_dataset, name) for name in TEXT_METRICS},
+        recall_at_1=_mean_where_all_have_it(by_dataset, "recall_at_1"),
+        recall_at_5=_mean_where_all_have_it(by_dataset, "recall_at_5"),
         pairs=_mean_of_means(by_dataset, "pairs"),
         draws=min(len(matrix) for matrix in cider),
         test_samples=sum(matrix.shape[1] for matrix in cider),
@@ -257,13 +262,18 @@ def _mean_of_means(by_dataset: Sequence[Sequence[Result]], metric: str) -> float
     return math.fsum(means) / len(means)
 
 
+def _mean_where_all_have_it(by_dataset: Sequence[Sequence[Result]], metric: str) -> float | None:
+    every = all(getattr(result, metric) is not None for group in by_dataset for result in group)
+    return _mean_of_means(by_dataset, metric) if every else None
+
+
 def _by_encoder(results: Sequence[Result]) -> dict[str, dict[str, float]]:
     encoders: dict[str, dict[str, float]] = {}
     for encoder in dict.fromkeys(result.encoder for result in results):
         of_encoder = [result for result in results if result.encoder == encoder]
         encoders[encoder] = {
             metric: float(np.mean([getattr(result, metric) for result in of_encoder]))
-            for metric in ("attribute_accuracy", "cider_d", *TEXT_METRICS)
+            for metric in ("attribute_accuracy", "cider_d", *TEXT_METRICS, *RETRIEVAL_METRICS)
             if getattr(of_encoder[0], metric) is not None
         }
     return encoders

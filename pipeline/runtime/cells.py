@@ -17,6 +17,8 @@ from pipeline.adaptation.methods import Method, MethodContext, build_methods
 from pipeline.adaptation.support import SupportSet, draw_supports, read_support
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import ExperimentConfig, MethodName, Shots
+from pipeline.encoders.texts import text_embedder
+from pipeline.evaluation.metrics import Embed
 from pipeline.evaluation.protocol import Rows, draw_support
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.training.requirements import split_sizes
@@ -106,6 +108,8 @@ class RunModels:
     """The configured methods."""
     splits: dict[tuple[str, str, str], SplitRows]
     """By split, modality and encoder."""
+    embed_texts: Embed
+    """The run's text encoder."""
 
     def rows(self, split: str, place: Place) -> SplitRows:
         """One split of a place."""
@@ -137,7 +141,7 @@ def _run_models(config: ExperimentConfig, root: Path, run_dir: Path, _identity: 
         (rows.split, rows.modality, rows.encoder): rows
         for rows in open_splits(config, root, run_dir, role=config.evaluate.on, splits=("train", "test"))
     }
-    return RunModels(llm=llm, methods=methods, splits=splits)
+    return RunModels(llm=llm, methods=methods, splits=splits, embed_texts=text_embedder(config.text_encoder, root))
 
 
 @lru_cache(maxsize=1)

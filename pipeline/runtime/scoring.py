@@ -158,7 +158,7 @@ def _test_set(place: Place) -> _TestSet:
     return _TestSet(
         embeddings=test.embeddings(rows),
         ids=test.ids(rows),
-        references=ReferenceSet(test.captions(rows)),
+        references=ReferenceSet(test.captions(rows), embed=run_models(place).embed_texts),
         truths=test.attributes(rows),
         # Values of all test rows, whichever of them are scored.
         vocabulary=vocabulary_of(test.attributes(all_positions(test))),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipeline.evaluation.results import TEXT_METRICS, Result, SampleScores
+from pipeline.evaluation.results import RETRIEVAL_METRICS, TEXT_METRICS, Result, SampleScores
 
 FULL_PAIRS = {"satellite": 2000, "imu": 4000}
 
@@ -43,6 +43,7 @@ def make_curves(
                                 attribute_accuracy=float(values.mean()) if attributes else None,
                                 cider_d=100.0 * float(values.mean()),
                                 **dict.fromkeys(TEXT_METRICS, 10.0),
+                                **dict.fromkeys(RETRIEVAL_METRICS, 20.0),
                                 trained_parameters=1000,
                                 deployed_parameters=20_000,
                                 seconds=0.5,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from pipeline.evaluation.metrics import ReferenceSet, caption_metrics, tokenize
@@ -160,3 +162,27 @@ def test_a_reference_set_scores_as_if_it_were_new(texts: Texts) -> None:
             assert getattr(kept, name) == getattr(fresh, name)
         assert np.array_equal(kept.cider_d_per_sample, fresh.cider_d_per_sample)
     assert len(prepared) == len(references)
+
+
+def _letters(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """An encoder of texts: how often each of four letters occurs."""
+    return np.array([[text.lower().count(letter) for letter in "abcd"] for text in texts], dtype=np.float32)
+
+
+def test_retrieval_finds_the_nearest_first_reference() -> None:
+    references = ReferenceSet([["a"], ["b", "c c c"], ["c"], ["d"], ["a b"], ["c d"], ["a c"]], embed=_letters)
+    scores = references.score(["a", "b", "c", "d", "a b", "c d", "a c"])
+    assert (scores.recall_at_1, scores.recall_at_5) == (100.0, 100.0)
+    scores = references.score(["a", "c", "c", "a", "a b", "c d", ""])
+    assert scores.recall_at_1 == pytest.approx(100 * 4 / 7)
+    # "c" is nearer to all three with a c than to "b", its own; to it, and to the three others, it says nothing.
+    assert scores.recall_at_5 == pytest.approx(100 * 4 / 7)
+    scores = references.score(["a", "b", "c", "a d", "a b", "c d", "b b c"])
+    assert scores.recall_at_1 == pytest.approx(100 * 5 / 7)
+    assert scores.recall_at_5 == pytest.approx(100 * 7 / 7)
+
+
+def test_no_encoder_no_retrieval() -> None:
+    scores = caption_metrics(["a"], [["a"]])
+    assert scores.recall_at_1 is None and scores.recall_at_5 is None
+    assert ReferenceSet([["a"], ["b"]], embed=_letters).score(["", "..."]).recall_at_1 == 0.0

@@ -50,6 +50,20 @@ def test_a_dataset_without_attributes_survives_too(make_results: MakeResults, tm
     assert all(same(one, other) for one, other in zip(plain, loaded, strict=True))
 
 
+def test_recall_is_reported_where_all_results_have_it(results: list[Result], tmp_path: Path) -> None:
+    scored = [
+        dataclasses.replace(result, recall_at_1=10.0 * (1 + result.draw), recall_at_5=90.0)
+        for result in results
+        if result.method != "scratch"
+    ]
+    save_results(tmp_path, scored)
+    assert all(same(one, other) for one, other in zip(scored, load_results(tmp_path), strict=True))
+    means = summarise([*scored, *(r for r in results if r.method == "scratch")], settings=QUICK).means
+    assert means["semi", 32].recall_at_1 == pytest.approx(20.0)
+    assert means["semi", 32].recall_at_5 == pytest.approx(90.0)
+    assert means["scratch", 32].recall_at_1 is None
+
+
 def test_files_are_plain_tables_that_anything_can_read(results: list[Result], tmp_path: Path) -> None:
     save_results(tmp_path, results)
     frame = pq.read_table(tmp_path / "samples.parquet").to_pandas()
