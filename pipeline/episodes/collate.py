@@ -144,9 +144,8 @@ def _check_finite(specs: Sequence[EpisodeSpec], what: str, values: Tensor, rows:
 
     `rows` `[M, n]` are those of each episode, `values` theirs one behind another.
     """
-    if torch.isfinite(
-        values.sum()
-    ):  # a sum with anything else in it is not finite, and costs a tenth of looking for it
+    # A sum with anything else in it is not finite, and costs a tenth of looking for it.
+    if torch.isfinite(values.sum()):
         return
     bad_Mn = ~torch.isfinite(values).all(dim=1).numpy().reshape(rows.shape)
     for spec, bad_n, rows_n in zip(specs, bad_Mn, rows, strict=True):
