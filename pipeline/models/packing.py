@@ -38,6 +38,8 @@ _NAME = "packed_sdpa"
 _PREFIX = "packed_prefix"
 """Attribute of attention modules, not an argument: what differs from layer to layer and is no tensor of the module
 would be compiled anew for each."""
+_PROBE: Runs = ((2, 2), (1, 5))
+"""Rows that an architecture is tried on."""
 _log = logging.getLogger(__name__)
 
 
@@ -190,8 +192,7 @@ def packs(model: Any, prefix: Cache | None) -> bool:
     if model.config.get_text_config()._attn_implementation != "sdpa":
         return False
     embeddings: Tensor = model.get_input_embeddings()(_probe(model))
-    lengths = (2, 2, 5)
-    rows = embeddings.split(lengths)
+    rows = embeddings.split([length for count, length in _PROBE for _ in range(count)])
     alone = [_logits(model, row.unsqueeze(0), past_key_values=prefix) for row in rows]
     model.set_attn_implementation(_NAME)
     for module in model.modules():
@@ -199,7 +200,7 @@ def packs(model: Any, prefix: Cache | None) -> bool:
             layer: Any = None if prefix is None else prefix.layers[index]
             setattr(module, _PREFIX, None if layer is None else (layer.keys, layer.values))
     try:
-        packing = Packing.of(((2, 2), (1, 5)), prefix, embeddings.device)
+        packing = Packing.of(_PROBE, prefix, embeddings.device)
         together = _logits(model, embeddings.unsqueeze(0), **packing.inputs())
     except (AttributeError, TypeError, ValueError, RuntimeError, IndexError) as error:
         _log.debug("%s does not pack rows: %s", type(model).__name__, error)
@@ -212,8 +213,9 @@ def packs(model: Any, prefix: Cache | None) -> bool:
 
 def _probe(model: Any) -> Tensor:
     embedding = model.get_input_embeddings()
+    tokens = sum(rows * length for rows, length in _PROBE)
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, embedding.num_embeddings, (9,), generator=generator).to(model.device)
+    return torch.randint(0, embedding.num_embeddings, (tokens,), generator=generator).to(model.device)
 
 
 def _logits(model: Any, embeddings: Tensor, **inputs: Any) -> Tensor:
