@@ -68,6 +68,17 @@ def one_by_one(llm: FrozenLLM, soft_BSD: torch.Tensor) -> tuple[torch.Tensor, to
     return torch.stack(losses), torch.stack(gradients)
 
 
+def assert_scored_as_one_caption_at_a_time(llm: FrozenLLM) -> None:
+    soft = soft_tokens()
+    expected, gradient = one_by_one(llm, soft)
+    losses = llm.caption_losses(soft, CAPTIONS)
+    losses.sum().backward()
+    torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
+    assert soft.grad is not None
+    torch.testing.assert_close(soft.grad, gradient, atol=2e-6, rtol=1e-4)
+    assert gradient.abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(
     "execution",
     [
@@ -82,14 +93,7 @@ def one_by_one(llm: FrozenLLM, soft_BSD: torch.Tensor) -> tuple[torch.Tensor, to
     ids=str,
 )
 def test_every_architecture_scores_as_one_caption_at_a_time(model_dir: Path, execution: dict[str, Any]) -> None:
-    llm, soft = load(model_dir, **execution), soft_tokens()
-    expected, gradient = one_by_one(llm, soft)
-    losses = llm.caption_losses(soft, CAPTIONS)
-    losses.sum().backward()
-    torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
-    assert soft.grad is not None
-    torch.testing.assert_close(soft.grad, gradient, atol=2e-6, rtol=1e-4)
-    assert gradient.abs().max() > 1e-3
+    assert_scored_as_one_caption_at_a_time(load(model_dir, **execution))
 
 
 def test_every_architecture_that_packs_does_so_the_way_of_a_gpu(
@@ -97,13 +101,8 @@ def test_every_architecture_that_packs_does_so_the_way_of_a_gpu(
 ) -> None:
     """Which a CPU can go too."""
     calls = as_on_a_gpu(monkeypatch)
-    llm, soft = load(model_dir, packing=True), soft_tokens()
-    expected, gradient = one_by_one(llm, soft)
-    losses = llm.caption_losses(soft, CAPTIONS)
-    losses.sum().backward()
-    torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
-    assert soft.grad is not None
-    torch.testing.assert_close(soft.grad, gradient, atol=2e-6, rtol=1e-4)
+    llm = load(model_dir, packing=True)
+    assert_scored_as_one_caption_at_a_time(llm)
     assert llm.packs_rows == any(model_dir.name.startswith(name) for name in PACKED) and (calls or not llm.packs_rows)
 
 
