@@ -20,6 +20,8 @@ from torch.nn import functional
 from pipeline.models.row_layout import RowLayout
 
 _attend = torch.ops.aten._flash_attention_forward
+_WIDEST = 192
+"""Head width up to which FlashAttention's backward pass runs on every card that has it."""
 
 Prefix = tuple[Tensor, Tensor] | None
 
@@ -31,7 +33,8 @@ def gpu_rows_attention(
 
     Differentiable in the rows. Keys and values may have fewer heads h than the H of the queries.
     """
-    if layout.flash and q_1HNW.dtype in (torch.float16, torch.bfloat16):
+    half, width = q_1HNW.dtype in (torch.float16, torch.bfloat16), q_1HNW.shape[-1]
+    if layout.flash and half and width % 8 == 0 and width <= _WIDEST:
         return flash_rows_attention(q_1HNW, k_1hNW, v_1hNW, prefix, layout, scale)
     return padded_rows_attention(q_1HNW, k_1hNW, v_1hNW, prefix, layout, scale)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from pipeline.models import packed_attention_gpu
 from pipeline.models.packed_attention import Runs, packed_rows_attention
 from pipeline.models.packed_attention_gpu import padded_rows_attention
 from pipeline.models.row_layout import RowLayout
@@ -123,3 +125,25 @@ def test_tokens_are_where_the_layout_says(runs: Runs, prefix: int) -> None:
         assert torch.equal(behind_M[ends_behind[row] : ends_behind[row + 1]], expected)
         assert padded[row].tolist() == [*(own + 1).tolist(), *[0] * (layout.longest - len(own))]
         assert torch.equal(layout.positions_N[own], torch.arange(len(own)) + prefix)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "flash", "expected"),
+    [
+        (torch.bfloat16, 64, True, "flash"),
+        (torch.float16, 192, True, "flash"),
+        (torch.float32, 64, True, "padded"),
+        (torch.bfloat16, 256, True, "padded"),
+        (torch.bfloat16, 20, True, "padded"),
+        (torch.bfloat16, 64, False, "padded"),
+    ],
+)
+def test_flash_attention_runs_where_its_kernels_do(
+    dtype: torch.dtype, width: int, flash: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways = {"flash": "flash_rows_attention", "padded": "padded_rows_attention"}
+    for way, name in ways.items():
+        monkeypatch.setattr(packed_attention_gpu, name, lambda *_, way=way: way)
+    layout = replace(RowLayout.of([3, 2], 0, torch.device("cpu")), flash=flash)
+    x = torch.zeros(1, 2, 5, width, dtype=dtype)
+    assert packed_attention_gpu.gpu_rows_attention(x, x, x, None, layout, 1.0) == expected
