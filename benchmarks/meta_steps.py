@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -78,18 +79,20 @@ def measure_floor(world: World, rounds: int) -> dict[str, Any]:
 
     # Large batches leave the processor's caches, small ones cost calls: the floor is the fastest of three.
     divisions = {1, -(-tokens["forwards"] // 2), tokens["forwards"]}
+    floors = {f"floor_in_{parts}": bare_llm(world, ids, parts=parts) for parts in sorted(divisions)}
     runs: dict[str, Run] = {
         "step": our_update(task, engine, device),
         "prefetched": prefetched,
-        **{f"floor_in_{parts}": bare_llm(world, ids, parts=parts) for parts in sorted(divisions)},
+        **floors,
         "prepare": lambda step: task.prepare(step, slots, device),
         "own": own_part,
     }
-    for step in range(rounds + 1) if device.type == "cuda" else ():
-        runs[f"floor_in_{min(divisions)}"](step)  # cuDNN plans each shape when it first meets it
+    if device.type == "cuda":  # cuDNN plans each shape when it first meets it
+        for floor, step in product(floors.values(), range(rounds + 1)):
+            floor(step)
     with ThreadPoolExecutor(1) as thread:
         seconds = take_turns(runs, rounds, device)
-    seconds["floor"] = min((seconds.pop(f"floor_in_{parts}") for parts in divisions), key=statistics.median)
+    seconds["floor"] = min((seconds.pop(name) for name in floors), key=statistics.median)
     figures: dict[str, Any] = medians(seconds) | tokens
     figures["step_over_floor"] = statistics.median(np.divide(seconds["step"], seconds["floor"]))
     figures["prefetched_over_floor"] = statistics.median(np.divide(seconds["prefetched"], seconds["floor"]))

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.evaluation.cider import CiderReferences
-from pipeline.evaluation.retrieval import retrieval_recall
+from pipeline.evaluation.retrieval import retrieval_ranks
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)+|\w+(?:[-'’]\w+)*")
 _PERCENT = 100.0
@@ -122,8 +122,8 @@ class ReferenceSet:
         if any(says_something):
             spoken = [text for text, something in zip(candidates, says_something, strict=True) if something]
             queries[np.array(says_something)] = self._embed(spoken)
-        at_1, at_5 = (_PERCENT * retrieval_recall(queries, self._embedded, at) for at in (1, 5))
-        return at_1, at_5
+        ranks = retrieval_ranks(queries, self._embedded)
+        return _PERCENT * float((ranks <= 1).mean()), _PERCENT * float((ranks <= 5).mean())
 
     def _bleu_scores(self, hypotheses: list[str]) -> list[float]:
         score = self._bleu.corpus_score(hypotheses, None)

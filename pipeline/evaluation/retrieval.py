@@ -11,7 +11,16 @@ import numpy.typing as npt
 
 
 def retrieval_recall(queries_ND: npt.NDArray[np.floating], references_ND: npt.NDArray[np.floating], at: int) -> float:
-    """R@`at` in 0..1, by cosine similarity.
+    """R@`at` in 0..1: the share of `retrieval_ranks` up to `at`."""
+    if at < 1:
+        raise ValueError(f"at must be 1 or more, got {at}")
+    return float((retrieval_ranks(queries_ND, references_ND) <= at).mean())
+
+
+def retrieval_ranks(
+    queries_ND: npt.NDArray[np.floating], references_ND: npt.NDArray[np.floating]
+) -> npt.NDArray[np.int64]:
+    """At which place each query finds its own reference, from 1, by cosine similarity; `[N]`.
 
     Equal references are one: whichever of them is found is a hit, and together they take one place.  Different
     references that are exactly as near count against the query, so that a query that says nothing (a zero vector, as
@@ -22,8 +31,6 @@ def retrieval_recall(queries_ND: npt.NDArray[np.floating], references_ND: npt.ND
             f"queries and references must be [n, width], alike and not empty, got {queries_ND.shape} and "
             f"{references_ND.shape}"
         )
-    if at < 1:
-        raise ValueError(f"at must be 1 or more, got {at}")
     if not (np.isfinite(queries_ND).all() and np.isfinite(references_ND).all()):
         raise ValueError("embeddings must be finite")
     # Over distinct rows: products with equal rows can differ in the last bit, where no tie must be broken.
@@ -31,8 +38,8 @@ def retrieval_recall(queries_ND: npt.NDArray[np.floating], references_ND: npt.ND
     similarity_NM = _unit(queries_ND) @ distinct_MD.T
     own_similarity_N = np.take_along_axis(similarity_NM, own_N.reshape(-1, 1), axis=1)
     # Its own is among those that are at least as near.
-    ranks_N = (similarity_NM >= own_similarity_N).sum(axis=1)
-    return float((ranks_N <= at).mean())
+    ranks_N: npt.NDArray[np.int64] = (similarity_NM >= own_similarity_N).sum(axis=1)
+    return ranks_N
 
 
 def _unit(rows_ND: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
