@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.runtime.environment import worker_environment
+
 PARTS = ("extraction", "memory", "episodes")
-_PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def main() -> None:
     """Entry point."""
     args = _arguments()
     # Numeric libraries read it when they are imported, hence no such import above.
-    os.environ.update(dict.fromkeys(_PINNED, str(args.threads)))
-    os.environ.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"})
+    os.environ.update(worker_environment(args.threads) | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"})
     figures: dict[str, Any] = {"settings": {key: str(value) for key, value in vars(args).items()}}
     with tempfile.TemporaryDirectory(prefix="semi-benchmark-", dir=args.folder) as folder:
         for part in args.parts:

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+from pipeline.runtime.environment import worker_environment
+
 _BATCHES = (1, 32)
 
 
@@ -26,8 +27,7 @@ def main() -> None:
     """Entry point."""
     args = _arguments()
     # Numeric libraries read it when they are imported, hence no such import above.
-    os.environ.update(dict.fromkeys(_PINNED, str(args.threads)))
-    os.environ.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"})
+    os.environ.update(worker_environment(args.threads) | {"HF_HUB_OFFLINE": "1"})
     with tempfile.TemporaryDirectory(prefix="semi-benchmark-", dir=args.folder) as folder:
         figures = measure(Path(folder), args)
     if args.json is not None:
@@ -54,19 +54,18 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from benchmarks.meta_steps import bare_llm, medians, take_turns
-    from benchmarks.meta_world import SHAPES, World
+    from benchmarks.meta_world import World, shape_named
     from pipeline.adaptation.captioner import ProjectorCaptioner
     from pipeline.adaptation.methods.semi import SemiMethod
     from pipeline.adaptation.support import read_support
     from pipeline.config.schema import FinetuneConfig
     from pipeline.training.allocator import keep_freed_memory
 
-    if args.shape not in SHAPES:
-        raise ValueError(f"--shape must be one of {', '.join(SHAPES)}, got {args.shape!r}")
+    shape = shape_named(args.shape)
     torch.set_num_threads(args.threads)
     if args.device == "cpu":
         keep_freed_memory()
-    world = World(folder, SHAPES[args.shape], device=args.device)
+    world = World(folder, shape, device=args.device)
     device, llm, semi = world.device, world.llm, world.semi()
     support = read_support(world.rows, np.arange(args.shots, dtype=np.int64))
     queries_NE = world.rows.embeddings(np.arange(max(_BATCHES), dtype=np.int64)).to(device)

@@ -20,9 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.runtime.environment import worker_environment
+
 PARTS = ("floor", "profile", "reference", "batching", "engines", "workers")
 _NO_RAY = ("floor", "profile", "reference", "batching")
-_PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _DENSE_BF16_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Peak of a card without sparsity, by a part of its name (NVIDIA's data sheets)."""
 
@@ -33,9 +34,7 @@ def main() -> None:
     """Entry point."""
     args = _arguments()
     # Numeric libraries read it when they are imported, hence no such import above.
-    os.environ.update(dict.fromkeys(_PINNED, str(args.threads)))
-    os.environ.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"})
-    os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as every worker has it
+    os.environ.update(worker_environment(args.threads) | {"HF_HUB_OFFLINE": "1"})
     with tempfile.TemporaryDirectory(prefix="semi-benchmark-", dir=args.folder) as folder:
         _show(measure(Path(folder), args))
 
@@ -61,15 +60,13 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from benchmarks import meta_steps, meta_workers
-    from benchmarks.meta_world import PROMPTS, SHAPES, World
+    from benchmarks.meta_world import PROMPTS, World, shape_named
     from pipeline.training.allocator import keep_freed_memory
 
-    if args.shape not in SHAPES:
-        raise ValueError(f"--shape must be one of {', '.join(SHAPES)}, got {args.shape!r}")
+    shape = shape_named(args.shape)
     torch.set_num_threads(args.threads)
     if args.device == "cpu":
         keep_freed_memory()  # as every training process does
-    shape = SHAPES[args.shape]
     if args.queries:
         shape = replace(shape, queries=args.queries)
     world = World(folder, shape, device=args.device, compiled=args.compile)

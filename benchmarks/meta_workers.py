@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.root import project_root
-
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+from pipeline.runtime.environment import worker_environment
 
 
 def measure_engines(folder: Path, shape: str, rounds: int) -> dict[str, Any]:
@@ -59,7 +58,7 @@ def _run_together(folder: Path, shape: str, rounds: int, *, mode: str, world: in
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, **dict.fromkeys(THREADS, "1"), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment = {**os.environ, **worker_environment(1), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
         subprocess.Popen(
             [

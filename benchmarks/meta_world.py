@@ -93,6 +93,13 @@ SHAPES = {
 }  # fmt: skip
 
 
+def shape_named(name: str) -> Shape:
+    """One of `SHAPES`; `ValueError` names them all."""
+    if name not in SHAPES:
+        raise ValueError(f"--shape must be one of {', '.join(SHAPES)}, got {name!r}")
+    return SHAPES[name]
+
+
 class World:
     """Files of one shape, and what is made of them."""
 

@@ -39,6 +39,7 @@ from pipeline.config.load import load_config
 from pipeline.config.presets import PRESETS
 from pipeline.config.root import require_checkout
 from pipeline.config.schema import ExperimentConfig
+from pipeline.runtime.environment import MEMORY
 
 DEFAULT_PRESET = "miniature"
 USER_ERROR = 2
@@ -180,8 +181,8 @@ def _set_verbosity(verbose: bool) -> None:
 
 
 def _set_memory() -> None:
-    # torch reads it at its first tensor: huge pages, as workers have them (`worker_environment`).
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    for key, value in MEMORY.items():
+        os.environ.setdefault(key, value)
 
 
 def _fail(message: str, code: int) -> NoReturn:

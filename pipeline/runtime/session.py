@@ -27,6 +27,7 @@ import psutil
 
 from pipeline.config.schema import RuntimeConfig
 from pipeline.runtime.address import no_cluster, require_listener
+from pipeline.runtime.environment import worker_environment
 
 TEMP_PREFIX = "semi-ray-"
 MAX_OBJECT_STORE = 2 * 2**30
@@ -123,22 +124,6 @@ def ray_session(
         yield session
 
 
-def worker_environment(threads: int, root: Path | None) -> dict[str, str]:
-    """Environment of every worker process: numeric libraries keep to `threads` threads, and stay silent."""
-    pinned = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    environment = dict.fromkeys(pinned, str(threads))
-    environment |= {
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "THP_MEM_ALLOC_ENABLE": "1",  # torch asks for huge pages: large tensors cost fewer page faults
-    }
-    if root is not None:
-        # Nothing is installed as a package: the workers import `pipeline` from the same checkout.
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
-    return environment
-
-
 def fitting(wanted: int, *, session: Session, cpus: float, gpus: float = 0.0, spare_cpus: float = 0.0) -> int:
     """How many of `wanted` processes of this size the cluster can hold at once beside `spare_cpus`.
 
@@ -173,7 +158,7 @@ def _private_options(
 
 
 def _joined_options(config: RuntimeConfig, root: Path, address: str) -> dict[str, Any]:
-    runtime_env: dict[str, Any] = {"env_vars": worker_environment(config.threads_per_worker, None)}
+    runtime_env: dict[str, Any] = {"env_vars": worker_environment(config.threads_per_worker)}
     if _address_of_job() is None:
         # A job brings its own code; from outside, the cluster's machines need this checkout.
         runtime_env |= {"working_dir": str(root), "excludes": list(CODE_EXCLUDES)}

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema import RuntimeConfig
-from pipeline.runtime.session import Session, cluster_tags, fitting, ray_session, worker_environment
+from pipeline.runtime.environment import worker_environment
+from pipeline.runtime.session import Session, cluster_tags, fitting, ray_session
 
 
 class FakeRay:
@@ -149,7 +150,7 @@ def test_inside_a_job_its_cluster_and_code_are_used(
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with ray_session(RuntimeConfig(), root=tmp_path):
         assert ray.options["address"] == "head:6379"
-    assert ray.options["runtime_env"] == {"env_vars": worker_environment(1, None)}
+    assert ray.options["runtime_env"] == {"env_vars": worker_environment(1)}
 
 
 def test_a_cluster_joined_from_outside_gets_this_checkout(ray: FakeRay, head: str, tmp_path: Path) -> None:
@@ -225,8 +226,8 @@ def test_an_open_session_is_used_and_left_open(ray: FakeRay, tmp_path: Path) -> 
 def test_workers_keep_a_python_path_that_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     assert worker_environment(2, Path("/project"))["PYTHONPATH"] == "/project:/elsewhere"
-    assert worker_environment(2, None)["OMP_NUM_THREADS"] == "2"
-    assert "PYTHONPATH" not in worker_environment(2, None)
+    assert worker_environment(2)["OMP_NUM_THREADS"] == "2"
+    assert "PYTHONPATH" not in worker_environment(2)
 
 
 @pytest.mark.parametrize(
