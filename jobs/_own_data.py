@@ -13,10 +13,18 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from jobs._run import CONFIG_FILE
+from pipeline.adaptation.tuning import budget_of
 from pipeline.config.errors import explain
 from pipeline.config.load import override
 from pipeline.config.root import project_root
-from pipeline.config.schema import DatasetConfig, EncoderConfig, ExperimentConfig, SignalKind, SourceConfig
+from pipeline.config.schema import (
+    AdapterMethod,
+    DatasetConfig,
+    EncoderConfig,
+    ExperimentConfig,
+    SignalKind,
+    SourceConfig,
+)
 from pipeline.config.source import SourceKind
 from pipeline.data.sample import Sample
 from pipeline.data.sources import open_source
@@ -48,6 +56,9 @@ def add_own_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--instruction", help="what conditions the hypernetwork (default: `describe the MODALITY`)")
     group.add_argument("--shots", type=int, help="pairs to integrate from (default: all)")
     group.add_argument("--draw", type=int, default=0, help="number of the draw where --shots leaves some out")
+    group.add_argument(
+        "--method", choices=get_args(AdapterMethod), help="what makes the adapter (default: semi; see docs/own_data.md)"
+    )
     group.add_argument("--finetune-steps", type=int, help="steps on the pairs (default: the run's; 0: none)")
     group.add_argument("--chunk", type=int, help="pairs that the hypernetwork reads at once (default: the run's)")
     group.add_argument("--license", default="unspecified", help="licence that the card names")
@@ -66,8 +77,11 @@ def with_configuration_of_run(args: argparse.Namespace) -> None:
 
 
 def with_options(config: ExperimentConfig, args: argparse.Namespace) -> ExperimentConfig:
-    """The configuration with `--finetune-steps` and `--chunk`."""
-    values = {"integrate.finetune.steps": args.finetune_steps, "integrate.chunk": args.chunk}
+    """The configuration with `--finetune-steps`, of the method that is asked for, and `--chunk`."""
+    method = args.method or "semi"
+    if args.chunk is not None and method != "semi":
+        raise ValueError(f"--chunk: only --method semi reads pairs in chunks, got {method!r}: leave one of them out")
+    values = {f"{budget_of(method)}.steps": args.finetune_steps, "integrate.chunk": args.chunk}
     return override(config, {key: value for key, value in values.items() if value is not None})
 
 
@@ -81,7 +95,15 @@ def own_data(args: argparse.Namespace, config: ExperimentConfig, root: Path) -> 
     path = Path(args.data)
     shards = path if (path / _MANIFEST).is_file() else None
     dataset = _of_shards(args, config, path) if shards else _of_source(args, root)
-    return OwnData(dataset=dataset, shards=shards, shots=args.shots, draw=args.draw, license=args.license, out=args.out)
+    return OwnData(
+        dataset=dataset,
+        shards=shards,
+        shots=args.shots,
+        draw=args.draw,
+        method=args.method or "semi",
+        license=args.license,
+        out=args.out,
+    )
 
 
 def _of_source(args: argparse.Namespace, root: Path) -> DatasetConfig:

@@ -84,7 +84,7 @@ def main() -> None:
     if args.data is not None:
         integrate_own_data(args)
         return
-    for option in ("modality", "kind", "encoder", "shots", "finetune_steps", "chunk", "out", "register"):
+    for option in ("modality", "kind", "encoder", "shots", "method", "finetune_steps", "chunk", "out", "register"):
         if getattr(args, option) is not None:
             raise ValueError(f"--{option.replace('_', '-')} needs --data; settings of the run's own modalities: --set")
     with open_run(args, "integrate") as opened:

@@ -46,9 +46,9 @@ class AdapterCard:
     method: str
     """How it was made, such as `semi`."""
     hypernet: str
-    """Kind of the hypernetwork."""
+    """Kind of the hypernetwork; `none` where none had a part in it."""
     rank: int
-    """Rank of the generated adapter before merging."""
+    """Rank of the generated adapter before merging; 0 where none was generated."""
     modality: Name
     """The modality that it integrates."""
     instruction: str = ""

@@ -12,7 +12,7 @@ from typing import Any
 
 from scipy.stats import qmc
 
-from pipeline.config.schema import ExperimentConfig, MethodName
+from pipeline.config.schema import AdapterMethod, ExperimentConfig, MethodName
 from pipeline.config.space import Distribution
 
 BUDGETS: dict[MethodName, str] = {
@@ -24,6 +24,7 @@ BUDGETS: dict[MethodName, str] = {
     "ridge_init": "evaluate.aligned_init",
 }
 """Where the settings of each tunable method are. Penalties are chosen inside the support, so they are not searched."""
+
 
 SPACE: dict[str, Distribution] = {
     "steps": Distribution(choice=(30, 60, 120)),
@@ -77,6 +78,11 @@ def best_trial(done: Sequence[tuple[Trial, Outcome]]) -> Trial | None:
     """The trial with the highest score; the earliest one of equals. None where all are lost."""
     scored = [(outcome.score, -trial.number, trial) for trial, outcome in done if outcome.score is not None]
     return max(scored, key=lambda entry: entry[:2])[2] if scored else None
+
+
+def budget_of(method: AdapterMethod) -> str:
+    """Where the gradient steps of a method are set; closed forms that are folded into the projector share a budget."""
+    return BUDGETS["ridge_init"] if method in ("cca_init", "procrustes_init") else BUDGETS[method]
 
 
 def require_validation(config: ExperimentConfig) -> None:

@@ -38,6 +38,8 @@ MethodName = Literal[
     "constant",
     "linear_probe",
 ]
+AdapterMethod = Literal["semi", "cca_init", "ridge_init", "procrustes_init", "finetuned_projector", "scratch"]
+"""Methods whose result is one projector, which an adapter ships."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -45,12 +45,12 @@ def identities(config: ExperimentConfig, run_dir: Path) -> Identities:
         pretrain_projector=pretrain,
         meta_train=meta,
         integrate=integrate,
-        fits=fingerprint(("fits", RESULTS_FORMAT, meta, held_out, *_fit_settings(config), config.seed)),
+        fits=fingerprint(("fits", RESULTS_FORMAT, meta, held_out, *fit_settings(config), config.seed)),
         evaluate=fingerprint(("evaluate", integrate, config.evaluate)),
     )
 
 
-def _fit_settings(config: ExperimentConfig) -> tuple[object, ...]:
+def fit_settings(config: ExperimentConfig) -> tuple[object, ...]:
     """What a fit depends on; a new field of either section counts until it is named here."""
     evaluate = replace(
         config.evaluate,

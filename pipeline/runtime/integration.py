@@ -16,7 +16,7 @@ from pipeline.adaptation.finetune import Finetuned, choose_tuned
 from pipeline.adaptation.methods import SemiMethod, count_parameters
 from pipeline.adaptation.support import SupportSet
 from pipeline.config.fingerprint import fingerprint
-from pipeline.config.schema import DatasetConfig, ExperimentConfig
+from pipeline.config.schema import AdapterMethod, DatasetConfig, ExperimentConfig
 from pipeline.models.frozen_llm import FrozenLLM, llm_fingerprint
 from pipeline.runtime.cells import Place, fit_seed, places, read_draw, run_models
 from pipeline.shards import Manifest
@@ -69,6 +69,7 @@ def make_adapter(cell: AdapterCell) -> Path:
     card = adapter_card(
         config,
         dataset,
+        "semi",
         models.rows("train", place).dataset.manifest,
         support,
         made,
@@ -106,6 +107,7 @@ def made_adapter(
 def adapter_card(
     config: ExperimentConfig,
     dataset: DatasetConfig,
+    method: AdapterMethod,
     manifest: Manifest,
     support: SupportSet,
     made: Finetuned,
@@ -115,13 +117,13 @@ def adapter_card(
     draw: int,
     identity: str,
 ) -> AdapterCard:
-    """The card of an adapter that SEMI made of one modality's pairs."""
+    """The card of an adapter that a method made of one modality's pairs."""
     encoder = next(one for one in dataset.encoders if one.name == support.encoder)
     projector = made.projector
     return AdapterCard(
-        method="semi",
-        hypernet=config.hypernet.kind,
-        rank=min(config.hypernet.rank, support.shots),
+        method=method,
+        hypernet=config.hypernet.kind if method == "semi" else "none",
+        rank=min(config.hypernet.rank, support.shots) if method == "semi" else 0,
         modality=dataset.name,
         instruction=dataset.instruction,
         signals=SignalCard(

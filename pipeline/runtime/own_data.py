@@ -16,23 +16,24 @@ import numpy as np
 
 from pipeline.adaptation.artifact import save_adapter
 from pipeline.adaptation.captioner import ProjectorCaptioner
-from pipeline.adaptation.methods import SemiMethod
+from pipeline.adaptation.methods import MethodContext, ProjectorMethod, build_methods
 from pipeline.adaptation.support import check_support, distinct_pairs, read_support
 from pipeline.config.artifacts import embeddings_dir
 from pipeline.config.fingerprint import file_sha256, fingerprint
-from pipeline.config.schema import DatasetConfig, EncoderConfig, ExperimentConfig
+from pipeline.config.schema import AdapterMethod, DatasetConfig, EncoderConfig, ExperimentConfig
 from pipeline.encoders.registry import encoder_fingerprint
 from pipeline.evaluation.metrics import caption_metrics
 from pipeline.evaluation.protocol import draw_support, test_rows
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.projector import Projector
 from pipeline.runtime.cells import all_positions, fit_seed
+from pipeline.runtime.identities import fit_settings
 from pipeline.runtime.integration import adapter_card, holds_adapter
 from pipeline.runtime.ray_data import extract
 from pipeline.shards import EmbeddingDataset
 from pipeline.shards.plan import plan_datasets
 from pipeline.training.sources import SplitRows, instruction_embeddings, splits_of
-from pipeline.training.stages import load_semi
+from pipeline.training.stages import WEIGHTS, load_projector, load_semi
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class OwnData:
     """Pairs to integrate from; None: all that there are."""
     draw: int = 0
     """Number of the support draw."""
+    method: AdapterMethod = "semi"
+    """What makes the adapter."""
     license: str = "unspecified"
     """For the card."""
     out: Path | None = None
@@ -76,12 +79,14 @@ class Integrated:
 
 def check_request(config: ExperimentConfig, own: OwnData, run_dir: Path) -> None:
     """Raise what can be known before anything is read."""
-    weights = run_dir / "meta_train" / "weights.safetensors"
-    if not weights.is_file():
-        raise ValueError(
-            f"{run_dir} holds no meta-trained model ({weights.relative_to(run_dir)} is missing): name a run with "
-            "--name, or make one with `make demo`"
-        )
+    for what, weights in _weights(own.method, run_dir).items():
+        if not weights.is_file():
+            raise ValueError(
+                f"{run_dir} holds no {what} ({weights.relative_to(run_dir)} is missing): name a run with --name, or "
+                "make one with `make demo`"
+            )
+    if own.method == "scratch" and config.evaluate.scratch.steps == 0:
+        raise ValueError("--finetune-steps 0: a projector from scratch is nothing without steps: give 1 or more")
     taken = [dataset.name for dataset in config.datasets]
     if own.shards is None and own.dataset.name in taken:
         raise ValueError(
@@ -122,9 +127,8 @@ def integrate_own(config: ExperimentConfig, own: OwnData, root: Path, run_dir: P
             f"most {len(positions)}, or more pairs"
         )
     identity = _identity(config, own, train, run_dir, shots)
-    directory = own.out or run_dir / "integrate" / own.dataset.name / own.encoder.name / f"shots-{shots}" / (
-        f"draw-{own.draw}"
-    )
+    draw = f"draw-{own.draw}" if own.method == "semi" else f"draw-{own.draw}-{own.method}"
+    directory = own.out or run_dir / "integrate" / own.dataset.name / own.encoder.name / f"shots-{shots}" / draw
     manifest = train.dataset.manifest
     result = Integrated(
         directory=directory,
@@ -139,17 +143,13 @@ def integrate_own(config: ExperimentConfig, own: OwnData, root: Path, run_dir: P
     drawn = draw_support(positions, shots, config.seed, own.draw, dataset=own.dataset.name)
     support = read_support(train, drawn)
     check_support(support, llm)
-    method = SemiMethod(
-        semi=load_semi(config, llm, run_dir),
-        llm=llm,
-        finetuning=config.integrate.finetune,
-        chunk=config.integrate.chunk,
-    )
+    method = _method(config, own, llm, run_dir)
     began = time.perf_counter()
     tuned = method.project(support, fit_seed(config, own.draw, 0))
     card = adapter_card(
         config,
         own.dataset,
+        own.method,
         manifest,
         support,
         tuned,
@@ -161,6 +161,28 @@ def integrate_own(config: ExperimentConfig, own: OwnData, root: Path, run_dir: P
     scores = _scores(config, test[0], tuned.projector, llm) if test else {}
     save_adapter(directory, tuned.projector, replace(card, license=own.license, scores=scores))
     return result
+
+
+def _weights(method: AdapterMethod, run_dir: Path) -> dict[str, Path]:
+    """What a method starts from; SEMI's model holds a projector of its own."""
+    models = {"meta-trained model": run_dir / "meta_train" / WEIGHTS}
+    if method != "semi":
+        models["pre-trained projector"] = run_dir / "pretrain_projector" / WEIGHTS
+    return models
+
+
+def _method(config: ExperimentConfig, own: OwnData, llm: FrozenLLM, run_dir: Path) -> ProjectorMethod:
+    semi = load_semi(config, llm, run_dir)
+    context = MethodContext(
+        config=replace(config, evaluate=replace(config.evaluate, methods=(own.method,))),
+        llm=llm,
+        pretrained=semi.projector if own.method == "semi" else load_projector(config, llm, run_dir).eval(),
+        semi=semi,
+        training_supports=lambda _shots, _seed: [],  # none of these reads another modality
+    )
+    method = build_methods(context)[own.method]
+    assert isinstance(method, ProjectorMethod)
+    return method
 
 
 def _alone(config: ExperimentConfig, own: OwnData) -> ExperimentConfig:
@@ -191,9 +213,11 @@ def _open(config: ExperimentConfig, own: OwnData, root: Path, run_dir: Path) -> 
 
 
 def _identity(config: ExperimentConfig, own: OwnData, train: SplitRows, run_dir: Path, shots: int) -> str:
-    weights = file_sha256(run_dir / "meta_train" / "weights.safetensors")
+    weights = [file_sha256(path) for path in _weights(own.method, run_dir).values()]
     data = [own.dataset.name, own.dataset.instruction, own.encoder, train.dataset.manifest.content_key]
     settings = [config.integrate.finetune, config.integrate.chunk, config.llm, config.seed]
+    if own.method != "semi":
+        settings += [own.method, *fit_settings(config)]
     return fingerprint(["own", weights, data, settings, shots, own.draw, own.license])
 
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from pipeline.adaptation.methods.base import Method, MethodContext, count_parameters
+from pipeline.adaptation.methods.base import Method, MethodContext, ProjectorMethod, count_parameters
 from pipeline.adaptation.methods.build import build_methods
 from pipeline.adaptation.methods.semi import SemiMethod
 from pipeline.adaptation.methods.trained import TrainedProjectorMethod
 
-__all__ = ["Method", "MethodContext", "SemiMethod", "TrainedProjectorMethod", "build_methods", "count_parameters"]
+__all__ = [
+    "Method",
+    "MethodContext",
+    "ProjectorMethod",
+    "SemiMethod",
+    "TrainedProjectorMethod",
+    "build_methods",
+    "count_parameters",
+]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from pipeline.adaptation.alignment import TextMap, fold_text_map
 from pipeline.adaptation.captioner import Captioner, ProjectorCaptioner
-from pipeline.adaptation.finetune import finetune
+from pipeline.adaptation.finetune import Finetuned, finetune
 from pipeline.adaptation.methods.base import count_parameters
 from pipeline.adaptation.support import SupportSet
 from pipeline.config.schema import FinetuneConfig
@@ -25,7 +26,7 @@ FitMap = Callable[[Tensor, Tensor], TextMap]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AlignedMethod:
-    """A map to text space, then the projector's text path; folded into the projector and fine-tuned if asked."""
+    """A map to text space as fitted, then the projector's text path."""
 
     fit_map: FitMap
     """Ridge regression, Procrustes or CCA, its settings chosen inside the support."""
@@ -33,27 +34,49 @@ class AlignedMethod:
     """Must have seen text as a modality."""
     llm: FrozenLLM
     """Frozen LLM."""
-    finetuning: FinetuneConfig | None = None
-    """Steps on the projector that the map was folded into (`fold_text_map` says what becomes of its normalisation);
-    None: the map as fitted."""
+    stochastic: ClassVar[bool] = False
+
+    def fit(self, support: SupportSet, seed: int) -> Captioner:
+        """The closed form; nothing is drawn."""
+        text_map = _fitted(self.fit_map, support, self.llm)
+        return ProjectorCaptioner(
+            projector=self.pretrained,
+            llm=self.llm,
+            trained_parameters=text_map.size,
+            before=text_map,
+            extra_parameters=text_map.size,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AlignedInitMethod:
+    """The same map folded into the projector's first layer (`fold_text_map`), then fine-tuned."""
+
+    fit_map: FitMap
+    """Ridge regression, Procrustes or CCA, its settings chosen inside the support."""
+    pretrained: Projector
+    """Must have seen text as a modality."""
+    llm: FrozenLLM
+    """Frozen LLM."""
+    finetuning: FinetuneConfig
+    """Steps on the projector that the map was folded into."""
 
     @property
     def stochastic(self) -> bool:
         """Closed forms draw nothing; fine-tuning orders the pairs."""
-        return self.finetuning is not None and self.finetuning.steps > 0
+        return self.finetuning.steps > 0
+
+    def project(self, support: SupportSet, seed: int) -> Finetuned:
+        """The closed form, folded, then the steps; the seed is theirs."""
+        start = fold_text_map(self.pretrained, _fitted(self.fit_map, support, self.llm))
+        return finetune(start, self.llm, support, self.finetuning, seed=seed)
 
     def fit(self, support: SupportSet, seed: int) -> Captioner:
-        """The closed form; the seed is fine-tuning's."""
-        device = self.llm.model.device
-        text_map = self.fit_map(support.embeddings_KE.to(device), support.texts_KW.to(device))
-        if self.finetuning is None:
-            return ProjectorCaptioner(
-                projector=self.pretrained,
-                llm=self.llm,
-                trained_parameters=text_map.size,
-                before=text_map,
-                extra_parameters=text_map.size,
-            )
-        start = fold_text_map(self.pretrained, text_map)
-        projector = finetune(start, self.llm, support, self.finetuning, seed=seed).projector
+        """A captioner with that projector."""
+        projector = self.project(support, seed).projector
         return ProjectorCaptioner(projector=projector, llm=self.llm, trained_parameters=count_parameters(projector))
+
+
+def _fitted(fit_map: FitMap, support: SupportSet, llm: FrozenLLM) -> TextMap:
+    device = llm.model.device
+    return fit_map(support.embeddings_KE.to(device), support.texts_KW.to(device))

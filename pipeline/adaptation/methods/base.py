@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from pipeline.adaptation.captioner import Captioner
+from pipeline.adaptation.finetune import Finetuned
 from pipeline.adaptation.support import SupportSet
 from pipeline.config.schema import ExperimentConfig
 from pipeline.models.frozen_llm import FrozenLLM
@@ -32,6 +33,14 @@ class Method(Protocol):
 
     def fit(self, support: SupportSet, seed: int) -> Captioner:
         """A pure function of the support and the seed."""
+
+
+@runtime_checkable
+class ProjectorMethod(Method, Protocol):
+    """A method whose captioner is one projector, which reads the encoder's embeddings and can be shipped."""
+
+    def project(self, support: SupportSet, seed: int) -> Finetuned:
+        """That projector, and the gradient steps that it has had."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from pipeline.adaptation.alignment import fit_cca, fit_procrustes, fit_ridge
-from pipeline.adaptation.methods.aligned import AlignedMethod, FitMap
+from pipeline.adaptation.methods.aligned import AlignedInitMethod, AlignedMethod, FitMap
 from pipeline.adaptation.methods.base import Method, MethodContext
 from pipeline.adaptation.methods.copying import ConstantMethod, KnnCopyMethod, RetrievalIclMethod
 from pipeline.adaptation.methods.probe import LinearProbeMethod
@@ -82,25 +82,23 @@ def _random_lora(context: MethodContext) -> RandomLoraMethod:
     )
 
 
-def _aligned(context: MethodContext, fit_map: FitMap, *, tuned: bool) -> AlignedMethod:
-    return AlignedMethod(
-        fit_map=fit_map,
-        pretrained=context.pretrained,
-        llm=context.llm,
-        finetuning=context.config.evaluate.aligned_init if tuned else None,
-    )
+def _aligned(context: MethodContext, fit_map: FitMap, *, tuned: bool) -> Method:
+    if not tuned:
+        return AlignedMethod(fit_map=fit_map, pretrained=context.pretrained, llm=context.llm)
+    budget = context.config.evaluate.aligned_init
+    return AlignedInitMethod(fit_map=fit_map, pretrained=context.pretrained, llm=context.llm, finetuning=budget)
 
 
-def _ridge(context: MethodContext, *, tuned: bool = False) -> AlignedMethod:
+def _ridge(context: MethodContext, *, tuned: bool = False) -> Method:
     return _aligned(context, partial(fit_ridge, penalties=context.config.evaluate.ridge_penalties), tuned=tuned)
 
 
-def _procrustes(context: MethodContext, *, tuned: bool = False) -> AlignedMethod:
+def _procrustes(context: MethodContext, *, tuned: bool = False) -> Method:
     dimensions = context.config.evaluate.alignment_dimensions
     return _aligned(context, partial(fit_procrustes, dimensions=dimensions), tuned=tuned)
 
 
-def _cca(context: MethodContext, *, tuned: bool = False) -> AlignedMethod:
+def _cca(context: MethodContext, *, tuned: bool = False) -> Method:
     evaluate = context.config.evaluate
     fit_map = partial(fit_cca, penalties=evaluate.ridge_penalties, dimensions=evaluate.alignment_dimensions)
     return _aligned(context, fit_map, tuned=tuned)

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from pipeline.adaptation.captioner import Captioner, ProjectorCaptioner
-from pipeline.adaptation.finetune import finetune
+from pipeline.adaptation.finetune import Finetuned, finetune
 from pipeline.adaptation.methods.base import count_parameters
 from pipeline.adaptation.support import SupportSet
 from pipeline.config.schema import FinetuneConfig
@@ -36,9 +36,13 @@ class TrainedProjectorMethod:
     """Training budget."""
     stochastic: ClassVar[bool] = True
 
-    def fit(self, support: SupportSet, seed: int) -> Captioner:
+    def project(self, support: SupportSet, seed: int) -> Finetuned:
         """Bring the input to the encoder's width, then train."""
-        projector = finetune(self._start(support, seed), self.llm, support, self.finetuning, seed=seed).projector
+        return finetune(self._start(support, seed), self.llm, support, self.finetuning, seed=seed)
+
+    def fit(self, support: SupportSet, seed: int) -> Captioner:
+        """A captioner with that projector."""
+        projector = self.project(support, seed).projector
         return ProjectorCaptioner(
             projector=projector, llm=self.llm, trained_parameters=count_parameters(projector, trainable=True)
         )

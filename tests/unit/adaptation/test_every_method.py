@@ -10,14 +10,15 @@ import torch
 from torch.nn.functional import normalize
 
 from pipeline.adaptation.captioner import ProjectorCaptioner
-from pipeline.adaptation.methods import count_parameters
-from pipeline.config.schema import HypernetKind, MethodName
+from pipeline.adaptation.methods import ProjectorMethod, count_parameters
+from pipeline.config.schema import AdapterMethod, HypernetKind, MethodName
 from pipeline.evaluation.summary import LABELS
 from pipeline.models.frozen_llm import FrozenLLM
 from tests.unit.adaptation.worlds import (
     CAPTIONS,
     HIDDEN,
     SOFT,
+    STEPS,
     TEXT_WIDTH,
     behaviour,
     make_support,
@@ -99,6 +100,17 @@ def test_only_the_probe_reads_attributes(llm: FrozenLLM, name: MethodName) -> No
     _, soft = behaviour(method.fit(support, 0), NEW)
     captions, without = behaviour(method.fit(replace(support, attributes=()), 0), NEW)
     assert torch.equal(soft, without) and len(captions) == len(NEW)
+
+
+@pytest.mark.parametrize("name", get_args(AdapterMethod))
+def test_what_an_adapter_ships_is_what_is_scored(llm: FrozenLLM, name: MethodName) -> None:
+    method, support = make_world(llm).method(name), make_support()
+    assert isinstance(method, ProjectorMethod)
+    captioner, made = method.fit(support, 3), method.project(support, 3)
+    assert isinstance(captioner, ProjectorCaptioner) and captioner.before is None
+    assert made.steps == STEPS.steps
+    soft = [projector.eval()(NEW) for projector in (captioner.projector, made.projector)]
+    assert torch.equal(*soft)
 
 
 @every_method

@@ -8,6 +8,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from jobs._own_data import add_own_data, own_data, with_options
 from pipeline.adaptation.artifact import load_card
 from pipeline.adaptation.service import CaptionService
-from pipeline.config.schema import ExperimentConfig, LLMConfig
+from pipeline.config.schema import AdapterMethod, ExperimentConfig, LLMConfig
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.runtime.own_data import Integrated, check_request, extract_own, integrate_own
 from pipeline.training.stages import new_projector, new_semi
@@ -41,6 +42,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = new_semi(config, new_projector(config, llm)).state_dict()
     (root / "run" / "meta_train").mkdir(parents=True)
     save_file({name: value.contiguous() for name, value in state.items()}, root / "run/meta_train/weights.safetensors")
+    projector = new_projector(config, llm).state_dict()
+    (root / "run" / "pretrain_projector").mkdir()
+    save_file(projector, root / "run" / "pretrain_projector" / "weights.safetensors")
     return root
 
 
@@ -118,6 +122,20 @@ def test_all_pairs_are_read_unless_told_otherwise_and_test_rows_give_scores(root
     assert not {f"tile-{number}" for number in range(4)} & set(card.support_ids)
 
 
+@pytest.mark.parametrize("method", get_args(AdapterMethod))
+def test_other_methods_make_adapters_too(method: AdapterMethod, root: Path) -> None:
+    options = of_tiles("--shots", "6", "--finetune-steps", "2", "--method", method)
+    first, second = integrate(root, *options), integrate(root, *options)
+    card = load_card(first.directory)
+    assert (first.made, second.made, card.method, card.finetune_steps) == (True, False, method, 2)
+    assert first.directory.name == ("draw-0" if method == "semi" else f"draw-0-{method}")
+    if method != "semi":
+        assert (card.hypernet, card.rank) == ("none", 0)
+        assert integrate(root, *options[:-4], "--finetune-steps", "1", "--method", method).made, "another budget"
+    service = CaptionService.load({"marks": first.directory}, root=root)
+    assert len(service.caption("marks", [root / "files" / "0.png"])) == 1
+
+
 def test_finished_shards_make_the_same_adapter(root: Path) -> None:
     raw = integrate(root, *of_tiles("--finetune-steps", "0"))
     shards = str(root / "run" / "embeddings" / "marks" / "image-a")
@@ -187,6 +205,8 @@ def test_data_that_cannot_teach_anything_are_refused(change: str, message: str, 
         (of_tiles("--payload-field", "picture"), "has no column 'picture'"),
         (of_tiles("--modality", "my tiles"), "--data: name"),
         (["--data", "tiles.csv"], "--kind is missing"),
+        (of_tiles("--method", "cca_init", "--chunk", "8"), "--chunk: only --method semi reads pairs in chunks"),
+        (of_tiles("--method", "scratch", "--finetune-steps", "0"), "a projector from scratch is nothing without steps"),
         (["--data", "tiles.csv", "--kind", "image"], "--encoder is missing: name the model that embeds"),
     ],
 )
@@ -199,6 +219,13 @@ def test_a_run_without_a_meta_trained_model_is_refused(root: Path) -> None:
     (root / "run" / "meta_train" / "weights.safetensors").unlink()
     with pytest.raises(ValueError, match="holds no meta-trained model .*make one with `make demo`"):
         integrate(root, *of_tiles())
+
+
+def test_a_method_that_starts_at_the_pre_trained_projector_needs_it(root: Path) -> None:
+    (root / "run" / "pretrain_projector" / "weights.safetensors").unlink()
+    assert integrate(root, *of_tiles("--finetune-steps", "0")).made
+    with pytest.raises(ValueError, match=r"holds no pre-trained projector \(pretrain_projector/weights.safetensors is"):
+        integrate(root, *of_tiles("--method", "ridge_init"))
 
 
 def test_shards_of_another_text_encoder_are_refused(root: Path) -> None:
