@@ -78,7 +78,7 @@ def with_configuration_of_run(args: argparse.Namespace) -> None:
 
 def with_options(config: ExperimentConfig, args: argparse.Namespace) -> ExperimentConfig:
     """The configuration with `--finetune-steps`, of the method that is asked for, and `--chunk`."""
-    method = args.method or "semi"
+    method: AdapterMethod = args.method or "semi"
     if args.chunk is not None and method != "semi":
         raise ValueError(f"--chunk: only --method semi reads pairs in chunks, got {method!r}: leave one of them out")
     values = {f"{budget_of(method)}.steps": args.finetune_steps, "integrate.chunk": args.chunk}
