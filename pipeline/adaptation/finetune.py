@@ -1,17 +1,23 @@
-"""Gradient steps of a projector on a support set (METHOD section 2.3).
+"""Gradient steps of projectors on support sets (METHOD section 2.3).
 
-In: a projector that reads the encoder's embeddings, the frozen LLM, K pairs.  Out: a trained copy and its steps.
+In: projectors that read their encoders' embeddings, the frozen LLM, K pairs of each.  Out: trained copies, their steps.
 The number of steps is fixed beforehand or chosen by pairs of the support that are kept out: nothing outside the K pairs
 is looked at. Every run follows the schedule of `steps` updates, so a smaller number is a point of the same run.
+
+Fits that know nothing of one another may be made together: each is a generator that asks for the losses of its next
+rows, and one pass through the LLM answers all. Their weights, optimisers and random numbers stay apart, so what company
+a fit has changes the last digits of its losses and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from pipeline.adaptation.selection import best_candidate, selection_splits, step_candidates
 from pipeline.adaptation.support import SupportSet
@@ -21,7 +27,7 @@ from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.projector import Projector
 from pipeline.training.engine import LocalEngine, learning_rate
 
-_BATCH_STREAM = 7
+_BATCH_STREAM, _DROPOUT_STREAM = 7, 43
 
 Tuned = Literal["all", "first_layer", "last_layer", "biases"]
 """Values of `FinetuneConfig.tuned`."""
@@ -29,6 +35,18 @@ Tuned = Literal["all", "first_layer", "last_layer", "biases"]
 
 class DivergedError(ValueError):
     """The loss is no number any more: these settings do not train."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Start:
+    """What a fit begins with."""
+
+    projector: Projector
+    """Copied, not changed."""
+    support: SupportSet
+    """The pairs."""
+    seed: int
+    """Orders the pairs, and draws what dropout drops."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,23 +66,28 @@ def finetune(
 
     Parameters that `config.tuned` leaves out have no gradients in the result.
     """
-    config = config.for_pairs(support.shots)
-    fit = _Fit(projector=projector, llm=llm, support=support, config=config, seed=seed, ids=_token_ids(llm, support))
-    splits = selection_splits(support.shots, config, seed)
-    if not splits:
-        return Finetuned(projector=fit.train(range(support.shots), config.steps), steps=config.steps)
-    candidates = step_candidates(config.steps)
-    losses = [0.0] * len(candidates)
-    for split in splits:
-        scores: list[float] = []
+    return finetune_together([Start(projector=projector, support=support, seed=seed)], llm, config)[0]
 
-        def score(tuned: Projector, kept_out: Sequence[int] = split.kept_out, scores: list[float] = scores) -> None:
-            scores.append(fit.loss_sum(tuned, kept_out))
 
-        fit.train(split.fitted, config.steps, at=candidates, look=score)
-        losses = [total + loss for total, loss in zip(losses, scores, strict=True)]
-    steps = best_candidate(candidates, losses)
-    return Finetuned(projector=fit.train(range(support.shots), steps), steps=steps)
+def finetune_together(starts: Sequence[Start], llm: FrozenLLM, config: FinetuneConfig) -> list[Finetuned]:
+    """`finetune` from each start, all of them in lockstep."""
+    fits = {}
+    for number, start in enumerate(starts):
+        pairs = start.support
+        ids = llm.caption_ids(pairs.captions)
+        fits[number] = _Fit(start=start, config=config.for_pairs(pairs.shots), ids=ids).run()
+    made: dict[int, Finetuned] = {}
+    answers: dict[int, _Scored | None] = dict.fromkeys(fits)
+    while answers:
+        asked: dict[int, _Rows] = {}
+        for number, answer in answers.items():
+            try:
+                # The first answer is None: a generator starts so.
+                asked[number] = fits[number].send(answer)  # type: ignore[arg-type]
+            except StopIteration as ended:
+                made[number] = ended.value
+        answers = dict(zip(asked, _score(llm, list(asked.values())), strict=True)) if asked else {}
+    return [made[number] for number in fits]
 
 
 def choose_tuned(projector: Projector, tuned: Tuned) -> None:
@@ -78,36 +101,78 @@ def choose_tuned(projector: Projector, tuned: Tuned) -> None:
         parameter.requires_grad_(parameter.requires_grad and chosen)
 
 
-def _token_ids(llm: FrozenLLM, support: SupportSet) -> list[list[int]]:
-    return llm.caption_ids(support.captions)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Rows:
+    """Rows whose losses a fit asks for."""
+
+    soft_bSD: Tensor
+    """Soft tokens; with gradients where the fit is to be trained on them."""
+    ids: list[list[int]]
+    """Tokens of their captions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Scored:
+    """The answer."""
+
+    losses_b: Tensor
+    """Mean cross-entropy of each caption."""
+    gradients_bSD: Tensor
+    """Of each row's loss in its own soft tokens; zeros where nobody trains."""
+
+
+def _score(llm: FrozenLLM, asked: Sequence[_Rows]) -> list[_Scored]:
+    """Losses and gradients of all rows: a row's loss depends on its own soft tokens alone."""
+    train = any(rows.soft_bSD.requires_grad for rows in asked)
+    soft_BSD = torch.cat([rows.soft_bSD.detach() for rows in asked]).requires_grad_(train)
+    with torch.set_grad_enabled(train):
+        losses_B = llm.token_losses(soft_BSD, [ids for rows in asked for ids in rows.ids])
+    gradients_BSD = torch.autograd.grad(losses_B.sum(), soft_BSD)[0] if train else torch.zeros_like(soft_BSD)
+    sizes = [len(rows.ids) for rows in asked]
+    parts = zip(losses_B.detach().split(sizes), gradients_BSD.split(sizes), strict=True)
+    return [_Scored(losses_b=losses_b, gradients_bSD=gradients_bSD) for losses_b, gradients_bSD in parts]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Fit:
-    """What every training run on a part of one support shares."""
+    """One fit: training runs on parts of one support, as generators that ask for losses."""
 
-    projector: Projector
-    llm: FrozenLLM
-    support: SupportSet
+    start: Start
     config: FinetuneConfig
-    seed: int
     ids: list[list[int]]
 
-    def train(
+    def run(self) -> Generator[_Rows, _Scored, Finetuned]:
+        """Choose the number of steps, then train on all pairs."""
+        shots, steps = self.start.support.shots, self.config.steps
+        if splits := selection_splits(shots, self.config, self.start.seed):
+            candidates = step_candidates(steps)
+            losses = [0.0] * len(candidates)
+            for split in splits:
+                scores: list[float] = []
+                yield from self._train(split.fitted, steps, at=candidates, kept_out=split.kept_out, scores=scores)
+                losses = [total + loss for total, loss in zip(losses, scores, strict=True)]
+            steps = best_candidate(candidates, losses)
+        projector = yield from self._train(range(shots), steps)
+        return Finetuned(projector=projector, steps=steps)
+
+    def _train(
         self,
         positions: Sequence[int],
         steps: int,
         *,
         at: Sequence[int] = (),
-        look: Callable[[Projector], None] | None = None,
-    ) -> Projector:
-        """The first `steps` updates of the schedule on these pairs; `look` sees the projector after each of `at`."""
-        config = self.config
-        tuned = self.projector.like()
-        tuned.load_state_dict(self.projector.state_dict())
+        kept_out: Sequence[int] = (),
+        scores: list[float] | None = None,
+    ) -> Generator[_Rows, _Scored, Projector]:
+        """The first `steps` updates of the schedule on these pairs; after each number of `at`, the summed losses of the
+        pairs kept out go to `scores`."""
+        config, seed = self.config, self.start.seed
+        tuned = self.start.projector.like()
+        tuned.load_state_dict(self.start.projector.state_dict())
         choose_tuned(tuned, config.tuned)
-        if look is not None and 0 in at:
-            look(tuned)
+        scores = [] if scores is None else scores
+        if 0 in at:
+            scores.append((yield from self._loss_sum(tuned, kept_out)))
         if steps == 0:
             return tuned.eval()
         optim = OptimConfig(
@@ -116,32 +181,45 @@ class _Fit:
             warmup_steps=config.steps // 10,
             weight_decay=config.weight_decay,
         )
-        embeddings_KE = self.support.embeddings_KE.to(tuned.linear_layers[0].weight.device)
+        embeddings_KE = self.start.support.embeddings_KE.to(tuned.linear_layers[0].weight.device)
         engine = LocalEngine(tuned.train(), optim)
-        torch.manual_seed(int(philox(self.seed, _BATCH_STREAM).integers(2**63 - 1)))
-        for step, batch in enumerate(_batches(len(positions), config, self.seed)[:steps]):
+        for step, batch in enumerate(_batches(len(positions), config, seed)[:steps]):
             rows = [positions[place] for place in batch]
-            loss = self.llm.token_losses(tuned(embeddings_KE[rows]), [self.ids[row] for row in rows]).mean()
-            if not torch.isfinite(loss):
+            with _dropping(tuned, seed, step):
+                soft_bSD = tuned(embeddings_KE[rows])
+            scored = yield _Rows(soft_bSD=soft_bSD, ids=[self.ids[row] for row in rows])
+            if not torch.isfinite(scored.losses_b).all():
                 raise DivergedError(
-                    f"fine-tuning on {self.support.modality!r} diverged at step {step}: lower finetune.learning_rate "
-                    f"(now {config.learning_rate})"
+                    f"fine-tuning on {self.start.support.modality!r} diverged at step {step}: lower "
+                    f"finetune.learning_rate (now {config.learning_rate})"
                 )
-            engine.update(loss, learning_rate(step, optim))
-            if look is not None and step + 1 in at:
-                look(tuned)
+            # What the mean loss would hand on to the projector.
+            engine.update((soft_bSD * scored.gradients_bSD).sum() / len(rows), learning_rate(step, optim))
+            if step + 1 in at:
+                scores.append((yield from self._loss_sum(tuned, kept_out)))
         return tuned.eval()
 
-    @torch.no_grad()
-    def loss_sum(self, tuned: Projector, positions: Sequence[int]) -> float:
+    def _loss_sum(self, tuned: Projector, positions: Sequence[int]) -> Generator[_Rows, _Scored, float]:
         """Sum of the captions' losses, without dropout."""
+        rows = list(positions)
         training = tuned.training
         tuned.eval()
-        rows = list(positions)
-        embeddings_BE = self.support.embeddings_KE[rows].to(tuned.linear_layers[0].weight.device)
-        loss = self.llm.token_losses(tuned(embeddings_BE), [self.ids[row] for row in rows]).sum()
+        with torch.no_grad():
+            soft_bSD = tuned(self.start.support.embeddings_KE[rows].to(tuned.linear_layers[0].weight.device))
         tuned.train(training)
-        return float(loss)
+        scored = yield _Rows(soft_bSD=soft_bSD, ids=[self.ids[row] for row in rows])
+        return float(scored.losses_b.sum())
+
+
+@contextmanager
+def _dropping(tuned: Projector, seed: int, step: int) -> Iterator[None]:
+    """Dropout inside depends on the seed and the step, and disturbs nothing outside."""
+    if tuned.dropout == 0.0:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(int(philox(seed, _DROPOUT_STREAM, step).integers(2**63 - 1)))
+        yield
 
 
 def _batches(shots: int, config: FinetuneConfig, seed: int) -> list[list[int]]:

@@ -171,6 +171,9 @@ class EvaluateConfig:
     it."""
     random_lora: FinetuneConfig = FinetuneConfig(steps=300)
     """Budget of the random low-rank updates of the pre-trained projector."""
+    fits_together: PositiveInt = 16
+    """Draws and seeds of a method that are fine-tuned in lockstep, their rows in the same forwards of the LLM; each has
+    a projector and an optimiser in memory. They begin anew together where one of them is missing."""
     retrieval: RetrievalConfig = RetrievalConfig()
     """Retrieved captions as a text-only prompt."""
     bootstrap: PositiveInt = 2000

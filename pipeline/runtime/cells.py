@@ -21,6 +21,7 @@ from pipeline.encoders.texts import text_embedder
 from pipeline.evaluation.metrics import Embed
 from pipeline.evaluation.protocol import Rows, draw_support
 from pipeline.models.frozen_llm import FrozenLLM
+from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.requirements import split_sizes
 from pipeline.training.sources import SplitRows, open_splits
 from pipeline.training.stages import load_projector, load_semi
@@ -124,6 +125,8 @@ def run_models(place: Place) -> RunModels:
 @lru_cache(maxsize=1)
 def _run_models(config: ExperimentConfig, root: Path, run_dir: Path, _identity: str) -> RunModels:
     llm = FrozenLLM(config.llm, root)
+    if llm.model.device.type == "cpu":
+        keep_freed_memory()  # gradient steps on supports are training too
 
     def training_supports(shots: int, seed: int) -> list[SupportSet]:
         return draw_supports(_training_rows(config, root, run_dir), shots, seed)

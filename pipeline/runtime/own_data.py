@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.adaptation.artifact import save_adapter
 from pipeline.adaptation.captioner import ProjectorCaptioner
-from pipeline.adaptation.methods import MethodContext, ProjectorMethod, build_methods
+from pipeline.adaptation.methods import MethodContext, TrainedMethod, build_methods
 from pipeline.adaptation.support import check_support, distinct_pairs, read_support
 from pipeline.config.artifacts import embeddings_dir
 from pipeline.config.fingerprint import file_sha256, fingerprint
@@ -171,7 +171,7 @@ def _weights(method: AdapterMethod, run_dir: Path) -> dict[str, Path]:
     return models
 
 
-def _method(config: ExperimentConfig, own: OwnData, llm: FrozenLLM, run_dir: Path) -> ProjectorMethod:
+def _method(config: ExperimentConfig, own: OwnData, llm: FrozenLLM, run_dir: Path) -> TrainedMethod:
     semi = load_semi(config, llm, run_dir)
     context = MethodContext(
         config=replace(config, evaluate=replace(config.evaluate, methods=(own.method,))),
@@ -181,7 +181,7 @@ def _method(config: ExperimentConfig, own: OwnData, llm: FrozenLLM, run_dir: Pat
         training_supports=lambda _shots, _seed: [],  # none of these reads another modality
     )
     method = build_methods(context)[own.method]
-    assert isinstance(method, ProjectorMethod)
+    assert isinstance(method, TrainedMethod)
     return method
 
 

@@ -1,7 +1,8 @@
 """Scores of one method at one support size: every draw and seed of it, kept one by one.
 
 In: the configuration and a run with trained stages.  Out: `Result` rows below `<run>/<evaluate.folder>/cells`. Cells
-are independent, so they fan out; a finished replicate is found again, whatever ended the process.
+are independent, so they fan out. Replicates whose gradient steps are made together form a group; a finished group is
+found again, whatever ended the process.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.adaptation.captioner import Captioner
+from pipeline.adaptation.methods import fit_together
 from pipeline.adaptation.support import SupportSet
+from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import ExperimentConfig, MethodName, Shots
 from pipeline.evaluation.attributes import vocabulary_of
 from pipeline.evaluation.metrics import ReferenceSet
@@ -64,70 +67,102 @@ def longest_first(cells: list[MethodCell]) -> list[MethodCell]:
 
 def score_cell(cell: MethodCell) -> list[Result]:
     """Fit and score every replicate of a cell, or read the scores of finished ones."""
-    return [_kept(cell, draw, seed) for draw, seed in _replicates(cell)]
+    return [result for number, group in enumerate(_groups(cell)) for result in _kept(cell, number, group)]
 
 
 def score_anew(cell: MethodCell) -> list[Result]:
     """Fit and score every replicate of a cell, and keep nothing."""
-    return [_fit_and_score(cell, draw, seed) for draw, seed in _replicates(cell)]
+    return [result for group in _groups(cell) for result in _fit_and_score(cell, group)]
 
 
-def _replicates(cell: MethodCell) -> list[tuple[int, int]]:
+Group = list[tuple[int, int]]
+"""The draws and seeds that are fitted together."""
+
+
+def _groups(cell: MethodCell) -> list[Group]:
     config = cell.place.config
-    stochastic = run_models(cell.place).methods[cell.method].stochastic
-    return config.evaluate.design.replicates(
+    replicates = config.evaluate.design.replicates(
         cell.place.shots,
         draws=config.integrate.draws,
-        stochastic=stochastic,
+        stochastic=run_models(cell.place).methods[cell.method].stochastic,
         encoder=cell.place.encoder_number,
     )
+    size = config.evaluate.fits_together
+    return [replicates[first : first + size] for first in range(0, len(replicates), size)]
 
 
-def _kept(cell: MethodCell, draw: int, seed: int) -> Result:
-    directory = cell.directory / f"draw-{draw}-seed-{seed}"
-    stamp = directory / f"complete-{_identities(cell.place.config, cell.place.run_dir).fits}"
+def _kept(cell: MethodCell, number: int, group: Group) -> list[Result]:
+    directory = cell.directory / f"group-{number}"
+    # With the group's members: in other company the last digits of a fit differ.
+    identity = fingerprint((_identities(cell.place.config, cell.place.run_dir).fits, group))
+    stamp = directory / f"complete-{identity}"
     if stamp.exists():
-        return load_results(directory)[0]
+        return load_results(directory)
     shutil.rmtree(directory, ignore_errors=True)
-    result = _fit_and_score(cell, draw, seed)
+    results = _fit_and_score(cell, group)
     directory.mkdir(parents=True, exist_ok=True)
-    save_results(directory, [result])
+    save_results(directory, results)
     stamp.touch()
-    return result
+    return results
 
 
-def _fit_and_score(cell: MethodCell, draw: int, seed: int) -> Result:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Fitted:
+    """What came of a fit, and its share of what the group cost."""
+
+    captioner: Captioner
+    seconds: float
+    peak_bytes: int
+
+
+def _fit(cell: MethodCell, group: Group, supports: dict[int, SupportSet]) -> dict[tuple[int, int], _Fitted]:
+    """All fits of a group: adapters that `integrate` made, and the others together."""
     place, models = cell.place, run_models(cell.place)
-    test, support = _test_set(place), read_draw(models, place, draw)
-    with PeakRss(interval_s=0.1) as peak:
-        before = peak.bytes
-        began = time.perf_counter()
-        captioner: Captioner
-        made = _made(place, models, support, draw) if cell.method == "semi" and seed == 0 else None
-        if made is None:
-            captioner = models.methods[cell.method].fit(support, fit_seed(place.config, draw, seed))
-            seconds = time.perf_counter() - began
-        else:
-            # Made by the stage before: reading it back is not what it cost.
-            captioner, seconds = made
-    return score_captions(
-        dataset=place.dataset,
-        encoder=place.encoder,
-        method=cell.method,
-        shots=None if place.shots == "full" else place.shots,
-        draw=draw,
-        seed=seed,
-        pairs=support.shots,
-        ids=test.ids,
-        captions=captioner.caption(test.embeddings),
-        references=test.references,
-        truths=test.truths,
-        vocabulary=test.vocabulary,
-        trained_parameters=captioner.trained_parameters,
-        deployed_parameters=captioner.deployed_parameters,
-        seconds=seconds,
-        peak_bytes=max(0, peak.bytes - before),
-    )
+    fitted: dict[tuple[int, int], _Fitted] = {}
+    for draw, seed in group:
+        made = _made(place, models, supports[draw], draw) if cell.method == "semi" and seed == 0 else None
+        if made is not None:
+            # Its own seconds: reading it back is not what it cost.
+            fitted[draw, seed] = _Fitted(captioner=made[0], seconds=made[1], peak_bytes=0)
+    left = [replicate for replicate in group if replicate not in fitted]
+    if left:
+        fits = [(supports[draw], fit_seed(place.config, draw, seed)) for draw, seed in left]
+        with PeakRss(interval_s=0.1) as peak:
+            before = peak.bytes
+            began = time.perf_counter()
+            captioners = fit_together(models.methods[cell.method], fits)
+            seconds = (time.perf_counter() - began) / len(left)
+        share = max(0, peak.bytes - before) // len(left)
+        for replicate, captioner in zip(left, captioners, strict=True):
+            fitted[replicate] = _Fitted(captioner=captioner, seconds=seconds, peak_bytes=share)
+    return fitted
+
+
+def _fit_and_score(cell: MethodCell, group: Group) -> list[Result]:
+    place, test = cell.place, _test_set(cell.place)
+    supports = {draw: read_draw(run_models(place), place, draw) for draw, _ in group}
+    fitted = _fit(cell, group, supports)
+    return [
+        score_captions(
+            dataset=place.dataset,
+            encoder=place.encoder,
+            method=cell.method,
+            shots=None if place.shots == "full" else place.shots,
+            draw=draw,
+            seed=seed,
+            pairs=supports[draw].shots,
+            ids=test.ids,
+            captions=fitted[draw, seed].captioner.caption(test.embeddings),
+            references=test.references,
+            truths=test.truths,
+            vocabulary=test.vocabulary,
+            trained_parameters=fitted[draw, seed].captioner.trained_parameters,
+            deployed_parameters=fitted[draw, seed].captioner.deployed_parameters,
+            seconds=fitted[draw, seed].seconds,
+            peak_bytes=fitted[draw, seed].peak_bytes,
+        )
+        for draw, seed in group
+    ]
 
 
 def _made(place: Place, models: RunModels, support: SupportSet, draw: int) -> tuple[Captioner, float] | None:

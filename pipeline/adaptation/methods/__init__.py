@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.adaptation.methods.base import Method, MethodContext, ProjectorMethod, count_parameters
+from pipeline.adaptation.methods.base import Method, MethodContext, TrainedMethod, count_parameters, fit_together
 from pipeline.adaptation.methods.build import build_methods
 from pipeline.adaptation.methods.semi import SemiMethod
 from pipeline.adaptation.methods.trained import TrainedProjectorMethod
@@ -10,9 +10,10 @@ from pipeline.adaptation.methods.trained import TrainedProjectorMethod
 __all__ = [
     "Method",
     "MethodContext",
-    "ProjectorMethod",
     "SemiMethod",
+    "TrainedMethod",
     "TrainedProjectorMethod",
     "build_methods",
     "count_parameters",
+    "fit_together",
 ]

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from pipeline.adaptation.alignment import TextMap, fold_text_map
 from pipeline.adaptation.captioner import Captioner, ProjectorCaptioner
-from pipeline.adaptation.finetune import Finetuned, finetune
-from pipeline.adaptation.methods.base import count_parameters
+from pipeline.adaptation.finetune import Finetuned, Start
+from pipeline.adaptation.methods.base import TrainedMethod, count_parameters
 from pipeline.adaptation.support import SupportSet
-from pipeline.config.schema import FinetuneConfig
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.projector import Projector
 
@@ -49,32 +48,28 @@ class AlignedMethod:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AlignedInitMethod:
+class AlignedInitMethod(TrainedMethod):
     """The same map folded into the projector's first layer (`fold_text_map`), then fine-tuned."""
 
     fit_map: FitMap
     """Ridge regression, Procrustes or CCA, its settings chosen inside the support."""
     pretrained: Projector
     """Must have seen text as a modality."""
-    llm: FrozenLLM
-    """Frozen LLM."""
-    finetuning: FinetuneConfig
-    """Steps on the projector that the map was folded into."""
 
     @property
     def stochastic(self) -> bool:
         """Closed forms draw nothing; fine-tuning orders the pairs."""
         return self.finetuning.steps > 0
 
-    def project(self, support: SupportSet, seed: int) -> Finetuned:
-        """The closed form, folded, then the steps; the seed is theirs."""
-        start = fold_text_map(self.pretrained, _fitted(self.fit_map, support, self.llm))
-        return finetune(start, self.llm, support, self.finetuning, seed=seed)
+    def begin(self, support: SupportSet, seed: int) -> Start:
+        """The closed form, folded; the seed is that of the steps."""
+        folded = fold_text_map(self.pretrained, _fitted(self.fit_map, support, self.llm))
+        return Start(projector=folded, support=support, seed=seed)
 
-    def fit(self, support: SupportSet, seed: int) -> Captioner:
-        """A captioner with that projector."""
-        projector = self.project(support, seed).projector
-        return ProjectorCaptioner(projector=projector, llm=self.llm, trained_parameters=count_parameters(projector))
+    def end(self, made: Finetuned) -> Captioner:
+        """A captioner with the projector, all of which the support chose."""
+        trained = count_parameters(made.projector)
+        return ProjectorCaptioner(projector=made.projector, llm=self.llm, trained_parameters=trained)
 
 
 def _fitted(fit_map: FitMap, support: SupportSet, llm: FrozenLLM) -> TextMap:

@@ -6,16 +6,17 @@ high-resource modalities; never another row of the held-out modality.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 
 from pipeline.adaptation.captioner import Captioner
-from pipeline.adaptation.finetune import Finetuned
+from pipeline.adaptation.finetune import Finetuned, Start, finetune_together
 from pipeline.adaptation.support import SupportSet
-from pipeline.config.schema import ExperimentConfig
+from pipeline.config.schema import ExperimentConfig, FinetuneConfig
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.projector import Projector
 from pipeline.models.semi import Semi
@@ -35,12 +36,38 @@ class Method(Protocol):
         """A pure function of the support and the seed."""
 
 
-@runtime_checkable
-class ProjectorMethod(Method, Protocol):
-    """A method whose captioner is one projector, which reads the encoder's embeddings and can be shipped."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedMethod(ABC):
+    """A method with gradient steps on the support: where they start, and what becomes of what they made."""
+
+    llm: FrozenLLM
+    """Frozen LLM."""
+    finetuning: FinetuneConfig
+    """The steps."""
+
+    @abstractmethod
+    def begin(self, support: SupportSet, seed: int) -> Start:
+        """The projector before the steps, and the pairs that they are made on."""
+
+    @abstractmethod
+    def end(self, made: Finetuned) -> Captioner:
+        """A captioner with the projector that came of it."""
 
     def project(self, support: SupportSet, seed: int) -> Finetuned:
-        """That projector, and the gradient steps that it has had."""
+        """The trained projector, and the steps that it has had."""
+        return finetune_together([self.begin(support, seed)], self.llm, self.finetuning)[0]
+
+    def fit(self, support: SupportSet, seed: int) -> Captioner:
+        """A captioner with that projector."""
+        return self.end(self.project(support, seed))
+
+
+def fit_together(method: Method, fits: Sequence[tuple[SupportSet, int]]) -> list[Captioner]:
+    """`method.fit` of each support and seed; gradient steps are made in lockstep (`finetune_together`)."""
+    if not isinstance(method, TrainedMethod):
+        return [method.fit(support, seed) for support, seed in fits]
+    starts = [method.begin(support, seed) for support, seed in fits]
+    return [method.end(made) for made in finetune_together(starts, method.llm, method.finetuning)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,10 +15,9 @@ import torch
 from torch.nn import functional
 
 from pipeline.adaptation.captioner import Captioner, ProjectorCaptioner
-from pipeline.adaptation.finetune import Finetuned, finetune
-from pipeline.adaptation.methods.base import TrainingSupports, count_parameters
+from pipeline.adaptation.finetune import Finetuned, Start
+from pipeline.adaptation.methods.base import TrainedMethod, TrainingSupports, count_parameters
 from pipeline.adaptation.support import SupportSet
-from pipeline.config.schema import FinetuneConfig
 from pipeline.episodes.isometry import gaussian
 from pipeline.episodes.sampler import philox
 from pipeline.episodes.width import fit_width_map
@@ -33,15 +32,11 @@ Control = Callable[[SupportSet, int], SupportSet]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SemiMethod:
+class SemiMethod(TrainedMethod):
     """Generate the adapter, merge it, fine-tune the merged projector (METHOD section 2.3)."""
 
     semi: Semi
     """Meta-trained model."""
-    llm: FrozenLLM
-    """Frozen LLM."""
-    finetuning: FinetuneConfig
-    """Steps on the merged projector; 0 deploys the adapter as generated."""
     chunk: int
     """Largest support read at once."""
     control: Control | None = None
@@ -53,17 +48,16 @@ class SemiMethod:
         draws_maps = self.semi.hypernet.common_width is not None
         return self.finetuning.steps > 0 or draws_maps or self.control is not None
 
-    def project(self, support: SupportSet, seed: int) -> Finetuned:
-        """The merged (and fine-tuned) projector, and the steps that it has had."""
+    def begin(self, support: SupportSet, seed: int) -> Start:
+        """The merged projector."""
         if self.control is not None:
             support = self.control(support, seed)
         device = self.llm.model.device
         merged = self.semi.integrate(support.batch(device), chunk=self.chunk, width_seed=seed)
-        return finetune(merged, self.llm, support, self.finetuning, seed=seed)
+        return Start(projector=merged, support=support, seed=seed)
 
-    def fit(self, support: SupportSet, seed: int) -> Captioner:
-        """A captioner with the projector made of this support."""
-        made = self.project(support, seed)
+    def end(self, made: Finetuned) -> Captioner:
+        """A captioner with the merged (and fine-tuned) projector; no step deploys the adapter as generated."""
         trained = count_parameters(made.projector, trainable=True) if made.steps else 0
         return ProjectorCaptioner(projector=made.projector, llm=self.llm, trained_parameters=trained)
 

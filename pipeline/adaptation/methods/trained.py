@@ -11,10 +11,9 @@ from typing import ClassVar
 import torch
 
 from pipeline.adaptation.captioner import Captioner, ProjectorCaptioner
-from pipeline.adaptation.finetune import Finetuned, finetune
-from pipeline.adaptation.methods.base import count_parameters
+from pipeline.adaptation.finetune import Finetuned, Start
+from pipeline.adaptation.methods.base import TrainedMethod, count_parameters
 from pipeline.adaptation.support import SupportSet
-from pipeline.config.schema import FinetuneConfig
 from pipeline.episodes.width import fit_width_map
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.projector import Projector
@@ -23,35 +22,27 @@ from pipeline.models.semi import Semi, fold_width_map
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TrainedProjectorMethod:
+class TrainedProjectorMethod(TrainedMethod):
     """A projector trained on the support alone: `from_scratch`, or from the pre-trained weights."""
 
     projector: Projector
     """After stage 1; from scratch only its shape counts."""
     from_scratch: bool
     """Whether training starts at fresh weights."""
-    llm: FrozenLLM
-    """Frozen LLM."""
-    finetuning: FinetuneConfig
-    """Training budget."""
     stochastic: ClassVar[bool] = True
 
-    def project(self, support: SupportSet, seed: int) -> Finetuned:
-        """Bring the input to the encoder's width, then train."""
-        return finetune(self._start(support, seed), self.llm, support, self.finetuning, seed=seed)
-
-    def fit(self, support: SupportSet, seed: int) -> Captioner:
-        """A captioner with that projector."""
-        projector = self.project(support, seed).projector
-        return ProjectorCaptioner(
-            projector=projector, llm=self.llm, trained_parameters=count_parameters(projector, trainable=True)
-        )
-
-    def _start(self, support: SupportSet, seed: int) -> Projector:
+    def begin(self, support: SupportSet, seed: int) -> Start:
+        """Fresh weights of the seed, or the pre-trained ones, reading the encoder's width."""
         if self.from_scratch:
             torch.manual_seed(seed)
-            return self.projector.like(input_width=support.embeddings_KE.shape[1])
-        return reading_encoder(self.projector, support, seed)
+            projector = self.projector.like(input_width=support.embeddings_KE.shape[1])
+        else:
+            projector = reading_encoder(self.projector, support, seed)
+        return Start(projector=projector, support=support, seed=seed)
+
+    def end(self, made: Finetuned) -> Captioner:
+        """A captioner with the trained projector."""
+        return _captioner(made.projector, self.llm)
 
 
 def reading_encoder(projector: Projector, support: SupportSet, seed: int) -> Projector:
@@ -63,20 +54,16 @@ def reading_encoder(projector: Projector, support: SupportSet, seed: int) -> Pro
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LimberMethod:
+class LimberMethod(TrainedMethod):
     """One linear layer from the embedding to the soft tokens, trained on the support."""
 
     projector: Projector
     """Its LLM width counts, and its soft tokens where no other number is given."""
     soft_tokens: int | None
     """S; None: the shared projector's. The paper's one-token form is 1."""
-    llm: FrozenLLM
-    """Frozen LLM."""
-    finetuning: FinetuneConfig
-    """Training budget."""
     stochastic: ClassVar[bool] = True
 
-    def fit(self, support: SupportSet, seed: int) -> Captioner:
+    def begin(self, support: SupportSet, seed: int) -> Start:
         """Fresh weights of the seed, of the encoder's own width."""
         torch.manual_seed(seed)
         fresh = LinearProjector(
@@ -84,14 +71,15 @@ class LimberMethod:
             self.projector.llm_width,
             soft_tokens=self.soft_tokens or self.projector.soft_tokens,
         )
-        projector = finetune(fresh.to(self.llm.model.device), self.llm, support, self.finetuning, seed=seed).projector
-        return ProjectorCaptioner(
-            projector=projector, llm=self.llm, trained_parameters=count_parameters(projector, trainable=True)
-        )
+        return Start(projector=fresh.to(self.llm.model.device), support=support, seed=seed)
+
+    def end(self, made: Finetuned) -> Captioner:
+        """A captioner with the trained layer."""
+        return _captioner(made.projector, self.llm)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RandomLoraMethod:
+class RandomLoraMethod(TrainedMethod):
     """Random low-rank updates of the pre-trained projector, trained on the support.
 
     Their rank is the one whose factors hold nearest to as many numbers as the adapter that SEMI generates for this
@@ -104,19 +92,24 @@ class RandomLoraMethod:
     """Only the size of its adapter is used."""
     chunk: int
     """Largest support that SEMI reads at once."""
-    llm: FrozenLLM
-    """Frozen LLM."""
-    finetuning: FinetuneConfig
-    """Training budget."""
     stochastic: ClassVar[bool] = True
 
-    def fit(self, support: SupportSet, seed: int) -> Captioner:
-        """Factors A of the seed, B = 0, then training."""
+    def begin(self, support: SupportSet, seed: int) -> Start:
+        """Factors A of the seed, B = 0."""
         generated, _ = self.semi.generate(support.batch(self.llm.model.device), chunk=self.chunk, width_seed=seed)
         base = reading_encoder(self.projector, support, seed)
         torch.manual_seed(seed)
         start = LoraProjector(base, lora_rank(base, sum(layer.size for layer in generated if layer is not None)))
-        tuned = finetune(start, self.llm, support, self.finetuning, seed=seed).projector
+        return Start(projector=start, support=support, seed=seed)
+
+    def end(self, made: Finetuned) -> Captioner:
+        """A captioner with the update merged."""
+        tuned = made.projector
         assert isinstance(tuned, LoraProjector)
         trained = count_parameters(tuned, trainable=True)
         return ProjectorCaptioner(projector=tuned.plain(), llm=self.llm, trained_parameters=trained)
+
+
+def _captioner(projector: Projector, llm: FrozenLLM) -> ProjectorCaptioner:
+    trained = count_parameters(projector, trainable=True)
+    return ProjectorCaptioner(projector=projector, llm=llm, trained_parameters=trained)

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import normalize
 
 from pipeline.adaptation.captioner import ProjectorCaptioner
-from pipeline.adaptation.methods import ProjectorMethod, count_parameters
+from pipeline.adaptation.methods import TrainedMethod, count_parameters
 from pipeline.config.schema import AdapterMethod, HypernetKind, MethodName
 from pipeline.evaluation.summary import LABELS
 from pipeline.models.frozen_llm import FrozenLLM
@@ -105,7 +105,7 @@ def test_only_the_probe_reads_attributes(llm: FrozenLLM, name: MethodName) -> No
 @pytest.mark.parametrize("name", get_args(AdapterMethod))
 def test_what_an_adapter_ships_is_what_is_scored(llm: FrozenLLM, name: MethodName) -> None:
     method, support = make_world(llm).method(name), make_support()
-    assert isinstance(method, ProjectorMethod)
+    assert isinstance(method, TrainedMethod)
     captioner, made = method.fit(support, 3), method.project(support, 3)
     assert isinstance(captioner, ProjectorCaptioner) and captioner.before is None
     assert made.steps == STEPS.steps

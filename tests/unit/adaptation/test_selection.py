@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.adaptation.finetune import DivergedError, Tuned, finetune
+from pipeline.adaptation.finetune import DivergedError, Start, Tuned, finetune, finetune_together
 from pipeline.adaptation.selection import best_candidate, selection_splits, step_candidates
 from pipeline.config.load import ConfigError, load_config
 from pipeline.config.schema import FinetuneConfig
 from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.projector import Projector
-from tests.unit.adaptation.worlds import make_support
+from tests.unit.adaptation.worlds import CAPTIONS, make_support
 
 STEPS = FinetuneConfig(steps=8, learning_rate=3e-2, batch_size=2)
 
@@ -98,3 +98,35 @@ def test_a_loss_that_is_no_number_is_a_divergence(llm: FrozenLLM) -> None:
 def test_low_rank_updates_have_no_biases_to_tune() -> None:
     with pytest.raises(ConfigError, match=r"random_lora.tuned must be 'all'.*got 'biases'"):
         load_config(preset="smoke", overrides=["evaluate.random_lora.tuned=biases"])
+
+
+@pytest.mark.parametrize("selection", ["fixed", "holdout", "folds"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_fits_made_together_are_the_fits_made_alone(llm: FrozenLLM, selection: str, dropout: float) -> None:
+    config = replace(STEPS, selection=selection)
+    torch.manual_seed(0)
+    starts = [
+        Start(
+            projector=Projector(6, llm.width, soft_tokens=2, dropout=dropout),
+            support=make_support(seed=number, captions=CAPTIONS[: 3 + number]),
+            seed=number,
+        )
+        for number in range(3)
+    ]
+    together = finetune_together(starts, llm, config)
+    for start, made in zip(starts, together, strict=True):
+        alone = finetune(start.projector, llm, start.support, config, seed=start.seed)
+        assert made.steps == alone.steps
+        for name, value in alone.projector.state_dict().items():
+            torch.testing.assert_close(made.projector.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    assert finetune_together([], llm, config) == []
+
+
+def test_dropout_in_fine_tuning_depends_on_the_seed(llm: FrozenLLM) -> None:
+    start, support = Projector(6, llm.width, soft_tokens=2, dropout=0.5), make_support()
+    weights = [finetune(start, llm, support, STEPS, seed=seed).projector.state_dict() for seed in (0, 0)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    # A batch of all pairs has one order: what differs is what is dropped.
+    whole = replace(STEPS, batch_size=support.shots)
+    one, other = (finetune(start, llm, support, whole, seed=seed).projector.state_dict() for seed in (0, 1))
+    assert not torch.allclose(one["layers.1.weight"], other["layers.1.weight"])
