@@ -1,9 +1,10 @@
 """What users wait for: an adapter of their pairs, and its captions.
 
 `python -m benchmarks.integrate`.  In: a shape of the LLM.  Out: seconds of an adapter as generated and of the steps
-that may follow, a step against the bare LLM on as many tokens, and captions against a bare greedy loop with kept keys
-and values, in batches of several sizes.  On a CPU one thread, unless told otherwise; no Ray.  Weights are random, so
-that every caption has as many tokens as are allowed: speed is what is measured here, nothing else.
+that may follow, a step against the bare LLM on as many tokens, several fits in lockstep against one after another, and
+captions against a bare greedy loop with kept keys and values, in batches of several sizes.  On a CPU one thread, unless
+told otherwise; no Ray.  Weights are random, so that every caption has as many tokens as are allowed: speed is what is
+measured here, nothing else.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 from pipeline.runtime.environment import worker_environment
 
 _BATCHES = (1, 32)
+_TOGETHER = 8
+"""Fits of a protocol that are made in lockstep."""
 
 
 def main() -> None:
@@ -56,7 +59,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.meta_steps import bare_llm, medians, take_turns
     from benchmarks.meta_world import World, shape_named
     from pipeline.adaptation.captioner import ProjectorCaptioner
-    from pipeline.adaptation.methods.semi import SemiMethod
+    from pipeline.adaptation.methods import SemiMethod, fit_together
     from pipeline.adaptation.support import read_support
     from pipeline.config.schema import FinetuneConfig
     from pipeline.training.allocator import keep_freed_memory
@@ -70,18 +73,17 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     support = read_support(world.rows, np.arange(args.shots, dtype=np.int64))
     queries_NE = world.rows.embeddings(np.arange(max(_BATCHES), dtype=np.int64)).to(device)
 
-    def fit(steps: int) -> Callable[[int], object]:
-        method = SemiMethod(
-            semi=semi, llm=llm, finetuning=FinetuneConfig(steps=steps, batch_size=16, learning_rate=1e-4), chunk=128
-        )
-        return lambda seed: method.fit(support, seed)
+    def method(steps: int) -> SemiMethod:
+        config = FinetuneConfig(steps=steps, batch_size=16, learning_rate=1e-4)
+        return SemiMethod(semi=semi, llm=llm, finetuning=config, chunk=128)
 
     ids = llm.caption_ids(support.captions)
     # As many tokens as the steps read: epochs of all pairs.
     floor = bare_llm(world, [ids[:16]] * (args.rounds + 1), parts=1)
     runs: dict[str, Callable[[int], object]] = {
-        "generated": fit(0),
-        "tuned": fit(args.steps),
+        "generated": lambda seed: method(0).fit(support, seed),
+        "tuned": lambda seed: method(args.steps).fit(support, seed),
+        "together": lambda seed: fit_together(method(args.steps), [(support, seed + n) for n in range(_TOGETHER)]),
         "floor": lambda round_: [floor(round_) for _ in range(args.steps)],
     }
     with torch.no_grad():
@@ -95,6 +97,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = medians(seconds)
     for ours, bare in (("tuned", "floor"), *((f"captions_{size}", f"bare_captions_{size}") for size in _BATCHES)):
         figures[f"{ours}_over_bare"] = statistics.median(np.divide(seconds[ours], seconds[bare]))
+    figures["together_over_alone"] = statistics.median(np.divide(seconds["together"], seconds["tuned"])) / _TOGETHER
     figures["settings"] = {key: str(value) for key, value in vars(args).items()}
     figures["caption_tokens"] = llm.config.max_caption_tokens
     if device.type == "cuda":
@@ -130,6 +133,8 @@ def rows(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
             f"{figures['floor_s']:.2f} s for its forwards and backwards",
         ),
     ]
+    lockstep = f"{figures['together_s']:.2f} s"
+    table.append((f"{_TOGETHER} such fits in lockstep / one by one", f"{figures['together_over_alone']:.2f}", lockstep))
     for size in _BATCHES:
         ours_s = figures[f"captions_{size}_s"]
         speed = f"{size / ours_s:,.1f} captions/s of {figures['caption_tokens']} tokens"

@@ -28,7 +28,17 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipeline.config.schema import AdaptedLayers, EpisodeConfig, HypernetConfig, HypernetKind, LLMConfig, WidthMapKind
+from pipeline.adaptation.finetune import Start, finetune_together
+from pipeline.adaptation.support import SupportSet
+from pipeline.config.schema import (
+    AdaptedLayers,
+    EpisodeConfig,
+    FinetuneConfig,
+    HypernetConfig,
+    HypernetKind,
+    LLMConfig,
+    WidthMapKind,
+)
 from pipeline.config.types import Dtype
 from pipeline.episodes.augmentation import augment, sample_augmentation
 from pipeline.episodes.batch import EpisodeBatch, SupportBatch
@@ -248,6 +258,36 @@ def check_llm(dtype: Dtype, device: torch.device) -> None:
         assert error < (ATOL if dtype == "float32" else 0.1), f"off by {error} of its norm"
 
 
+def check_fine_tuning(device: torch.device) -> None:
+    """Projectors trained in lockstep have the same weights."""
+    captions = ("a red circle", "a small blue square on the right .", "a", "the large green circle on the left .")
+    config = FinetuneConfig(steps=4, batch_size=3, learning_rate=1e-2, selection="holdout")
+    results = []
+    with TemporaryDirectory() as folder:
+        save_tiny_lm(Path(folder))
+        for place in (torch.device("cpu"), device):
+            llm = FrozenLLM(LLMConfig(path=folder, max_caption_tokens=12), Path(folder), device=place)
+            starts = []
+            for seed in range(3):
+                torch.manual_seed(seed)
+                support = SupportSet(
+                    modality="radar",
+                    encoder="radar-a",
+                    ids=tuple("abcd"),
+                    embeddings_KE=_unit(4, WIDTH, seed=seed),
+                    texts_KW=_unit(4, WIDTH, seed=seed + 3),
+                    captions=captions,
+                    instruction_W=_unit(WIDTH, seed=7),
+                )
+                projector = Projector(WIDTH, llm.width, soft_tokens=2, dropout=0.0)
+                starts.append(Start(projector=projector.to(place), support=support, seed=seed))
+            results.append(finetune_together(starts, llm, config))
+    for mine, theirs in zip(*results, strict=True):
+        assert mine.steps == theirs.steps
+        for name, value in mine.projector.state_dict().items():
+            torch.testing.assert_close(theirs.projector.state_dict()[name].cpu(), value, atol=1e-3, rtol=1e-3)
+
+
 def checks() -> Iterator[tuple[str, Callable[[torch.device], None]]]:
     """Every check with its name."""
     kinds, maps, layers = get_args(HypernetKind), get_args(WidthMapKind), get_args(AdaptedLayers)
@@ -263,6 +303,7 @@ def checks() -> Iterator[tuple[str, Callable[[torch.device], None]]]:
         yield f"packed attention {dtype}", partial(check_packed_attention, getattr(torch, dtype))
     for llm_dtype in get_args(Dtype):
         yield f"language model {llm_dtype}", partial(check_llm, llm_dtype)
+    yield "fine-tuning in lockstep", check_fine_tuning
     for kind, (width_map, width) in product(kinds, (("orthonormal", WIDTH - 9), ("pad_select", WIDTH + 9))):
         yield f"integration {kind} {width_map} of {width}", partial(check_integration, kind, width_map, width)
 

@@ -19,6 +19,7 @@ def _arguments(shape: str = "tiny") -> Namespace:
 def test_every_contestant_is_timed_and_compared(tmp_path: Path) -> None:
     figures = measure(tmp_path, _arguments())
     assert figures["tuned_over_bare"] == pytest.approx(figures["tuned_s"] / figures["floor_s"])
+    assert figures["together_over_alone"] == pytest.approx(figures["together_s"] / figures["tuned_s"] / 8)
     for size in (1, 32):
         ratio = figures[f"captions_{size}_s"] / figures[f"bare_captions_{size}_s"]
         assert figures[f"captions_{size}_over_bare"] == pytest.approx(ratio)
