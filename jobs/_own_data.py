@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from jobs._run import CONFIG_FILE
-from pipeline.adaptation.tuning import budget_of
 from pipeline.config.errors import explain
 from pipeline.config.load import override
 from pipeline.config.root import project_root
 from pipeline.config.schema import (
+    BUDGETS,
     AdapterMethod,
     DatasetConfig,
     EncoderConfig,
@@ -81,7 +81,7 @@ def with_options(config: ExperimentConfig, args: argparse.Namespace) -> Experime
     method: AdapterMethod = args.method or "semi"
     if args.chunk is not None and method != "semi":
         raise ValueError(f"--chunk: only --method semi reads pairs in chunks, got {method!r}: leave one of them out")
-    values = {f"{budget_of(method)}.steps": args.finetune_steps, "integrate.chunk": args.chunk}
+    values = {f"{BUDGETS[method]}.steps": args.finetune_steps, "integrate.chunk": args.chunk}
     return override(config, {key: value for key, value in values.items() if value is not None})
 
 

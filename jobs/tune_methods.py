@@ -18,7 +18,7 @@ import yaml
 
 from jobs._cli import job_parser, run_job, stage_progress
 from jobs._run import Run, open_run, run_stage
-from pipeline.adaptation.tuning import BUDGETS, SPACE, Outcome, Trial, best_trial, require_validation, trials
+from pipeline.adaptation.tuning import SPACE, TUNED, Outcome, Trial, best_trial, require_validation, trials
 from pipeline.config.artifacts import write_text_atomic
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import ExperimentConfig, MethodName
@@ -35,7 +35,7 @@ def run(run: Run, *, count: int, shots: int, draws: int) -> None:
         integrate=replace(run.config.integrate, shots=(shots,), draws=draws),
         evaluate=replace(run.config.evaluate, on="validation"),
     )
-    todo = [trial for method in BUDGETS for trial in trials(method, count, config.seed)]
+    todo = [trial for method in TUNED for trial in trials(method, count, config.seed)]
     upstream = identities(config, run.directory).evaluate
     identity = fingerprint((upstream, count, [dict(trial.overrides) for trial in todo]))
 

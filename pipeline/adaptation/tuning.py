@@ -12,19 +12,11 @@ from typing import Any
 
 from scipy.stats import qmc
 
-from pipeline.config.schema import AdapterMethod, ExperimentConfig, MethodName
+from pipeline.config.schema import BUDGETS, ExperimentConfig, MethodName
 from pipeline.config.space import Distribution
 
-BUDGETS: dict[MethodName, str] = {
-    "semi": "integrate.finetune",
-    "scratch": "evaluate.scratch",
-    "finetuned_projector": "evaluate.finetuned_projector",
-    "limber": "evaluate.limber",
-    "random_lora": "evaluate.random_lora",
-    "ridge_init": "evaluate.aligned_init",
-}
-"""Where the settings of each tunable method are. Penalties are chosen inside the support, so they are not searched."""
-
+TUNED: tuple[MethodName, ...] = ("semi", "scratch", "finetuned_projector", "limber", "random_lora", "ridge_init")
+"""Methods that are searched, one of each budget. Penalties are chosen inside the support, so they are not searched."""
 
 SPACE: dict[str, Distribution] = {
     "steps": Distribution(choice=(30, 60, 120)),
@@ -78,11 +70,6 @@ def best_trial(done: Sequence[tuple[Trial, Outcome]]) -> Trial | None:
     """The trial with the highest score; the earliest one of equals. None where all are lost."""
     scored = [(outcome.score, -trial.number, trial) for trial, outcome in done if outcome.score is not None]
     return max(scored, key=lambda entry: entry[:2])[2] if scored else None
-
-
-def budget_of(method: AdapterMethod) -> str:
-    """Where the gradient steps of a method are set; closed forms that are folded into the projector share a budget."""
-    return BUDGETS["ridge_init"] if method in ("cca_init", "procrustes_init") else BUDGETS[method]
 
 
 def require_validation(config: ExperimentConfig) -> None:

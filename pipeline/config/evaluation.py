@@ -41,6 +41,18 @@ MethodName = Literal[
 AdapterMethod = Literal["semi", "cca_init", "ridge_init", "procrustes_init", "finetuned_projector", "scratch"]
 """Methods whose result is one projector, which an adapter ships."""
 
+BUDGETS: dict[MethodName, str] = {
+    "semi": "integrate.finetune",
+    "scratch": "evaluate.scratch",
+    "finetuned_projector": "evaluate.finetuned_projector",
+    "limber": "evaluate.limber",
+    "random_lora": "evaluate.random_lora",
+    "ridge_init": "evaluate.aligned_init",
+    "procrustes_init": "evaluate.aligned_init",
+    "cca_init": "evaluate.aligned_init",
+}
+"""Where the gradient steps of each method that has some are set."""
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FinetuneConfig:

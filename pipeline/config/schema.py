@@ -17,6 +17,7 @@ from pipeline.config.ablation import AblateConfig as AblateConfig
 from pipeline.config.ablation import FactorConfig as FactorConfig
 from pipeline.config.encoder import EncoderConfig as EncoderConfig
 from pipeline.config.encoder import TokensConfig as TokensConfig
+from pipeline.config.evaluation import BUDGETS as BUDGETS
 from pipeline.config.evaluation import AdapterMethod as AdapterMethod
 from pipeline.config.evaluation import DesignConfig as DesignConfig
 from pipeline.config.evaluation import EvaluateConfig as EvaluateConfig

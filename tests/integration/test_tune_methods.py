@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.adaptation.tuning import BUDGETS
+from pipeline.adaptation.tuning import TUNED
 from pipeline.config.load import load_config
 from pipeline.config.presets import build_preset
 from tests.drivers import Driver, start_driver
@@ -66,7 +66,7 @@ def straight(searches: Searches) -> Path:
 
 def test_held_out_datasets_need_not_exist(straight: Path) -> None:
     rows = pq.read_table(straight / "trials.parquet").to_pylist()
-    assert [(row["method"], row["trial"]) for row in rows] == [(method, n) for method in BUDGETS for n in range(2)]
+    assert [(row["method"], row["trial"]) for row in rows] == [(method, n) for method in TUNED for n in range(2)]
     assert all(0.0 <= row["score"] <= 1.0 and row["error"] is None for row in rows)
     best = load_config(preset="smoke", file=straight / "best.yaml")
     assert best.integrate.finetune.steps in (30, 60, 120) and best.name == "smoke"
@@ -81,10 +81,10 @@ def test_killed_and_called_again_on_ray_it_repeats_no_trial_and_gives_the_same_t
     driver.kill()
     driver.wait_until_gone()
     done = _written(folder)
-    assert len(done) < 2 * len(BUDGETS) and not (folder / "trials.parquet").exists()
+    assert len(done) < 2 * len(TUNED) and not (folder / "trials.parquet").exists()
     searches.start("tune_methods", "killed", *SEARCH, *ON_RAY).finish()
     every = _written(folder)
-    assert len(every) == 2 * len(BUDGETS) and every | done == every
+    assert len(every) == 2 * len(TUNED) and every | done == every
     for name in ("trials.parquet", "best.yaml"):
         assert (folder / name).read_bytes() == (straight / name).read_bytes()
 

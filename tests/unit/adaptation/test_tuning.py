@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.adaptation.tuning import BUDGETS, Outcome, best_trial, require_validation, trials
+from pipeline.adaptation.tuning import TUNED, Outcome, best_trial, require_validation, trials
 from pipeline.config.load import override
 from pipeline.config.presets import build_preset
 
 
 def test_every_method_gets_the_same_number_of_the_same_points() -> None:
-    points = [[list(trial.overrides.values()) for trial in trials(method, 12, 3)] for method in BUDGETS]
+    points = [[list(trial.overrides.values()) for trial in trials(method, 12, 3)] for method in TUNED]
     assert all(values == points[0] and len(values) == 12 for values in points)
     assert len({str(values) for values in points[0]}) == 12
     assert trials("semi", 12, 4) != trials("semi", 12, 3)
     assert trials("semi", 5, 3) == trials("semi", 12, 3)[:5]
 
 
-@pytest.mark.parametrize("method", list(BUDGETS))
+@pytest.mark.parametrize("method", list(TUNED))
 def test_every_point_is_a_legal_configuration(method: str) -> None:
     smoke = build_preset("smoke")
     for trial in trials(method, 12, 0):  # type: ignore[arg-type]

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.tune_methods import Key, write_results
-from pipeline.adaptation.tuning import BUDGETS, Outcome, Trial, trials
+from pipeline.adaptation.tuning import TUNED, Outcome, Trial, trials
 from pipeline.config.load import load_config, override
 from pipeline.config.presets import build_preset
 
-TODO = [trial for method in BUDGETS for trial in trials(method, 3, 0)]
+TODO = [trial for method in TUNED for trial in trials(method, 3, 0)]
 
 
 def outcomes(*lost: Key) -> dict[Key, Outcome]:
@@ -30,10 +30,8 @@ def winner(method: str, number: int) -> Trial:
 
 def test_best_yaml_gives_any_preset_the_winners_settings(tmp_path: Path) -> None:
     best = write_results(tmp_path, TODO, outcomes())
-    assert {method: (trial.number, score) for method, (trial, score) in best.items()} == dict.fromkeys(
-        BUDGETS, (1, 0.75)
-    )
-    settings = {path: value for method in BUDGETS for path, value in winner(method, 1).overrides.items()}
+    assert {method: (trial.number, score) for method, (trial, score) in best.items()} == dict.fromkeys(TUNED, (1, 0.75))
+    settings = {path: value for method in TUNED for path, value in winner(method, 1).overrides.items()}
     for preset in ("smoke", "miniature", "sample_efficiency"):
         config = load_config(preset=preset, file=tmp_path / "best.yaml")
         assert config == override(build_preset(preset), settings) != build_preset(preset)
