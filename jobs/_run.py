@@ -21,6 +21,7 @@ from pipeline.config.load import to_yaml
 from pipeline.config.root import project_root
 from pipeline.config.schema import ExperimentConfig, Role
 from pipeline.evaluation.provenance import Commit, PeakRss, git_commit
+from pipeline.runtime.mirror import mirrored
 from pipeline.runtime.session import cluster_tags
 from pipeline.shards import load_manifest
 from pipeline.tracking import Kind, Tracker, open_tracker
@@ -59,41 +60,49 @@ class Run:
 
 @contextmanager
 def open_run(
-    args: argparse.Namespace, job: str, *, kind: Kind = "run", key: str | None = None, folder: str = ""
+    args: argparse.Namespace,
+    job: str,
+    *,
+    kind: Kind = "run",
+    key: str | None = None,
+    folder: str = "",
+    mirror: bool = True,
 ) -> Iterator[Run]:
     """Resolve the configuration, check that its output folder can be written, open the tracking run.
 
     Jobs of one folder and `key` write to one tracking run; None: of one configuration. A job with outputs in a `folder`
-    of its own below a run leaves the configuration there: the run keeps the one that it was trained with.
+    of its own below a run leaves the configuration there: the run keeps the one that it was trained with. `mirror`:
+    False where the caller reads the folder before, and mirrors it itself.
     """
     config, root = config_from(args), project_root()
     directory = run_dir(config, root)
-    StageDir(directory).begin()
-    (directory / folder).mkdir(exist_ok=True)
-    write_text_atomic(directory / folder / CONFIG_FILE, to_yaml(config))
-    commit = git_commit(root)
-    tracker = open_tracker(
-        config.tracking,
-        root / config.runs_dir,
-        name=config.name,
-        params=config,
-        commit=str(commit),
-        config_fingerprint=fingerprint(config),
-        source=f"jobs.{job}",
-        kind=kind,
-        key=f"{_tracking_id(directory)}-{key or fingerprint(config)}" if config.tracking.enabled else None,
-        extra_tags=cluster_tags(),
-    )
-    with tracker, PeakRss() as peak:
-        yield Run(
-            config=config,
-            root=root,
-            directory=directory,
-            tracker=tracker,
-            commit=commit,
-            verbose=args.verbose,
-            peak=peak,
+    with mirrored(directory, config.runtime.mirror if mirror else None):
+        StageDir(directory).begin()
+        (directory / folder).mkdir(exist_ok=True)
+        write_text_atomic(directory / folder / CONFIG_FILE, to_yaml(config))
+        commit = git_commit(root)
+        tracker = open_tracker(
+            config.tracking,
+            root / config.runs_dir,
+            name=config.name,
+            params=config,
+            commit=str(commit),
+            config_fingerprint=fingerprint(config),
+            source=f"jobs.{job}",
+            kind=kind,
+            key=f"{_tracking_id(directory)}-{key or fingerprint(config)}" if config.tracking.enabled else None,
+            extra_tags=cluster_tags(),
         )
+        with tracker, PeakRss() as peak:
+            yield Run(
+                config=config,
+                root=root,
+                directory=directory,
+                tracker=tracker,
+                commit=commit,
+                verbose=args.verbose,
+                peak=peak,
+            )
 
 
 def _tracking_id(directory: Path) -> str:

@@ -16,8 +16,10 @@ from jobs._own_data import add_own_data, own_data, with_configuration_of_run, wi
 from jobs._run import TRACKING_FILE, Run, open_run, run_stage, tracking_id_of
 from pipeline.config.artifacts import run_dir, write_text_atomic
 from pipeline.config.root import project_root
+from pipeline.config.schema import ExperimentConfig
 from pipeline.runtime.fanout import fan_out
 from pipeline.runtime.identities import identities
+from pipeline.runtime.mirror import mirrored
 from pipeline.tracking import Tracker
 
 
@@ -55,6 +57,11 @@ def integrate_own_data(args: argparse.Namespace) -> None:
     config, root = config_from(args), project_root()
     config = with_options(config, args)
     directory = run_dir(config, root)
+    with mirrored(directory, config.runtime.mirror):
+        _integrate_own(args, config, root, directory)
+
+
+def _integrate_own(args: argparse.Namespace, config: ExperimentConfig, root: Path, directory: Path) -> None:
     # Not above: torch and transformers take seconds, and the configuration is checked without them.
     from pipeline.runtime.own_data import check_request, extract_own, integrate_own
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from jobs._cli import console, job_parser, run_job, stage_progress
 from jobs._run import Run, open_run, run_stage
+from pipeline.config.artifacts import StageDir
 from pipeline.config.fingerprint import fingerprint
 from pipeline.config.schema import MiniatureConfig
 from pipeline.tracking import Tracker
@@ -19,6 +20,9 @@ from pipeline.tracking import Tracker
 
 def run(run: Run) -> None:
     """Generate what is missing of the suite."""
+    stage = StageDir(run.directory / "prepare_miniature")
+    if not (run.root / _suite(run).data_dir).is_dir() and stage.path.is_dir():
+        stage.begin()  # the record of the stage came from a mirror, which holds no raw signals
     run_stage(run, "prepare_miniature", fingerprint(_suite(run)), lambda tracked: _generate(run, tracked))
 
 

@@ -26,6 +26,7 @@ from pipeline.config.root import project_root
 from pipeline.config.schema import ExperimentConfig
 from pipeline.config.space import SearchSpace, load_space
 from pipeline.runtime.linked_run import pretrained_dir
+from pipeline.runtime.mirror import mirrored
 from pipeline.runtime.session import ray_session
 from pipeline.runtime.tune_records import TABLE, TrialRecords
 from pipeline.runtime.tune_trial import pretrainings, sweep_config
@@ -110,28 +111,35 @@ def main() -> None:
     space = load_space(args.space, config)
     trials_config = sweep_config(config, space)
     directory, identity = run_dir(config, root) / FOLDER, sweep_identity(trials_config, space)
-    check_folder(directory, identity, resume=args.resume)
-    with ray_session(config.runtime, root=root, verbose=args.verbose):
-        # Not earlier: Ray reads the session's environment when it is imported.
-        from pipeline.runtime.ray_tune import Sweep, budget, run_sweep
+    with mirrored(directory.parent, config.runtime.mirror):
+        check_folder(directory, identity, resume=args.resume)
+        with ray_session(config.runtime, root=root, verbose=args.verbose):
+            _sweep(args, trials_config, space, directory, identity)
 
-        sweep = Sweep(config=trials_config, space=space, root=root, directory=directory)
-        plan = budget(sweep)
-        console.print(plan.reason, soft_wrap=True, markup=False)
-        with open_run(args, "tune", kind="sweep", key=identity) as run:
-            directory.mkdir(parents=True, exist_ok=True)
-            write_text_atomic(directory / SWEEP_FILE, json.dumps({"identity": identity}) + "\n")
-            _prepare(run, trials_config, space, directory)
-            records = TrialRecords(directory / "trials", space)
-            kept = len(records.all()) - len(records.unfinished())
-            if kept:
-                console.print(f"{kept} trials done before, kept")
-            with (
-                stage_progress("trials", total=space.trials() - kept, unit="trials") as advance,
-                SweepTracking(run.tracker, records, advance, space.rungs) as watch,
-            ):
-                run_sweep(sweep, records, watch, concurrent=plan.concurrent)
-            _report(run, space, records, directory)
+
+def _sweep(
+    args: argparse.Namespace, config: ExperimentConfig, space: SearchSpace, directory: Path, identity: str
+) -> None:
+    # Not earlier: Ray reads the session's environment when it is imported.
+    from pipeline.runtime.ray_tune import Sweep, budget, run_sweep
+
+    sweep = Sweep(config=config, space=space, root=project_root(), directory=directory)
+    plan = budget(sweep)
+    console.print(plan.reason, soft_wrap=True, markup=False)
+    with open_run(args, "tune", kind="sweep", key=identity, mirror=False) as run:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(directory / SWEEP_FILE, json.dumps({"identity": identity}) + "\n")
+        _prepare(run, config, space, directory)
+        records = TrialRecords(directory / "trials", space)
+        kept = len(records.all()) - len(records.unfinished())
+        if kept:
+            console.print(f"{kept} trials done before, kept")
+        with (
+            stage_progress("trials", total=space.trials() - kept, unit="trials") as advance,
+            SweepTracking(run.tracker, records, advance, space.rungs) as watch,
+        ):
+            run_sweep(sweep, records, watch, concurrent=plan.concurrent)
+        _report(run, space, records, directory)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ In: plain values.  Out: `RuntimeConfig` and `TrackingConfig`, checked when they 
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
@@ -39,6 +40,23 @@ class RuntimeConfig:
     """`pack`: training workers on as few nodes as hold them, next to each other; `spread`: on as many as there are."""
     max_failures: NonNegativeInt = 3
     """Restarts of a training worker group before the run fails."""
+    mirror: str | None = None
+    """Folder of an object store (`s3://bucket/semi`, `gs://`, `file://`) that a run's folder is fetched from where this
+    machine does not have it, and kept in while a job works: for disks that do not last. Credentials come from the
+    environment. None: the disk is all there is."""
+
+    @model_validator(mode="after")
+    def _mirror_is_a_uri_without_secrets(self) -> RuntimeConfig:
+        if self.mirror is None:
+            return self
+        parts = urlsplit(self.mirror)
+        if not parts.scheme or "@" in parts.netloc:
+            shown = f"{parts.scheme}://...@{parts.netloc.rpartition('@')[2]}" if parts.scheme else self.mirror
+            raise ValueError(
+                f"mirror must be a URI without credentials, such as s3://bucket/semi (they come from the environment), "
+                f"got {shown!r}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _engine_serves_it(self) -> RuntimeConfig:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from pipeline.config.fingerprint import fingerprint
 from pipeline.config.load import to_yaml
 from pipeline.config.schema import ExperimentConfig
 from pipeline.data.places import is_uri
@@ -62,14 +63,15 @@ def on_the_cluster(config: ExperimentConfig, root: Path, storage: str | None) ->
     """`config` with every path as the cluster's nodes are to see it.
 
     `storage` is a folder that all nodes share: it takes the place of `runs`, for results and for data that lies there.
+    Or the URI of an object store, which has neither renames nor appends: jobs then work in a folder of their node (in
+    `runs_dir` where it is absolute), which is fetched from there and kept there.
     """
     storage = storage if storage is not None else str(config.runs_dir)
+    mirror = config.runtime.mirror
     if is_uri(storage):
-        raise ValueError(
-            f"--storage {storage.partition('?')[0]}: a run's folder needs renames and appends, which object stores do "
-            "not have: give a folder that all nodes mount (EFS, FSx, NFS, a bucket through JuiceFS), and export "
-            "finished embeddings to a bucket; sources may be URIs"
-        )
+        mirror = storage
+        own = PurePosixPath(config.runs_dir)
+        storage = str(own if own.is_absolute() else PurePosixPath("/tmp", f"semi-runs-{fingerprint(mirror)}"))
     if not PurePosixPath(storage).is_absolute():
         raise ValueError(
             f"--storage: needed is the absolute path of a folder that all nodes share, got {storage!r}: a job runs in "
@@ -84,7 +86,7 @@ def on_the_cluster(config: ExperimentConfig, root: Path, storage: str | None) ->
         shared = _below_results(str(miniature.data_dir), storage)
         miniature = replace(miniature, data_dir=type(miniature.data_dir)(shared or miniature.data_dir))
     # A submitted job runs inside the cluster: an address for joining it from outside would be joined again.
-    runtime = replace(config.runtime, address=None)
+    runtime = replace(config.runtime, address=None, mirror=mirror)
     runs_dir = type(config.runs_dir)(storage)
     return replace(config, datasets=datasets, miniature=miniature, runtime=runtime, runs_dir=runs_dir)
 

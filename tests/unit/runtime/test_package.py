@@ -62,9 +62,17 @@ def test_relative_storage_would_be_lost(checkout: Path, storage: str | None) -> 
         on_the_cluster(SMOKE, checkout, storage)
 
 
-def test_a_bucket_is_no_run_folder(checkout: Path) -> None:
-    with pytest.raises(ValueError, match="--storage s3://bucket/x: a run's folder needs renames"):
-        on_the_cluster(SMOKE, checkout, "s3://bucket/x?secret=1")
+def test_a_bucket_keeps_what_jobs_write_on_their_node(checkout: Path) -> None:
+    there = on_the_cluster(SMOKE, checkout, "s3://bucket/x?region=eu-west-1")
+    assert there.runtime.mirror == "s3://bucket/x?region=eu-west-1"
+    assert there.runs_dir.startswith("/tmp/semi-runs-") and there.miniature is not None
+    assert there.miniature.data_dir == f"{there.runs_dir}/data/smoke"
+    assert on_the_cluster(SMOKE, checkout, "s3://bucket/y").runs_dir != there.runs_dir
+    chosen = on_the_cluster(replace(SMOKE, runs_dir="/scratch/semi"), checkout, "gs://bucket/x")
+    assert (chosen.runs_dir, chosen.runtime.mirror) == ("/scratch/semi", "gs://bucket/x")
+    with pytest.raises(ValueError, match=r"mirror must be a URI without credentials.*got 's3://...@bucket'") as caught:
+        on_the_cluster(SMOKE, checkout, "s3://key:hidden@bucket/x")
+    assert "hidden" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
