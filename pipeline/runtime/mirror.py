@@ -67,6 +67,7 @@ class Mirror:
 
     def pull(self) -> int:
         """Make the folder what the store has, unless it is that and more; returns how many files were fetched."""
+        self._require_writable()
         there, here = self._index(), self._state()
         if there is None:
             self._known = Snapshot()
@@ -96,7 +97,6 @@ class Mirror:
                 return True
             kept = {file.sha256 for file in known.values()}
             new = {file.sha256: name for name, file in files.items() if file.sha256 not in kept}
-            self._files.create_dir(f"{self._path}/{OBJECTS}", recursive=True)
             with ThreadPoolExecutor(_THREADS) as threads:
                 list(threads.map(lambda name: self._send(name, files[name]), new.values()))
         except _MovedError:
@@ -209,6 +209,20 @@ class Mirror:
             raise ValueError(f"{self.name}/{OBJECTS}/{file.sha256} is damaged: remove the run there, and make it again")
         temporary.replace(target)
 
+    def _require_writable(self) -> None:
+        """Before anything starts: at its end a job would have nowhere to go."""
+        probe = f"{self._path}/{OBJECTS}/probe"
+        try:
+            self._files.create_dir(f"{self._path}/{OBJECTS}", recursive=True)
+            with self._files.open_output_stream(probe) as target:
+                target.write(b"\0")
+            self._files.delete_file(probe)
+        except OSError as error:
+            raise ValueError(
+                f"runtime.mirror: {self.name} cannot be written ({one_line(error)}): name a bucket that exists and "
+                "that this node may write to"
+            ) from error
+
     def _index(self) -> Snapshot | None:
         try:
             with self._files.open_input_stream(f"{self._path}/{INDEX}") as stream:
@@ -273,7 +287,13 @@ def _end(thread: threading.Thread, ended: threading.Event) -> None:
 
 def _finish(mirror: Mirror) -> None:
     for _ in range(_TRIES):
-        if mirror.push():
-            return
+        try:
+            if mirror.push():
+                return
+        except OSError as error:
+            raise OSError(
+                f"{mirror.name} has an earlier state of the run ({one_line(error)}): give the same command again, "
+                "which brings it what is on this disk"
+            ) from error
         time.sleep(1.0)
-    raise OSError(f"the run's files keep changing: {mirror.name} has an earlier state of them")
+    raise OSError(f"{mirror.name} has an earlier state of the run, whose files keep changing: let one job work on it")

@@ -247,6 +247,26 @@ def test_a_block_sends_on_its_way_and_at_its_end_whatever_ends_it(here: Path, st
         assert count == 0
 
 
+def test_a_store_that_cannot_be_written_is_told_before_anything_starts(here: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with (
+        pytest.raises(ValueError, match="runtime.mirror: file://.*cannot be written .*name a bucket that exists"),
+        mirrored(here, (tmp_path / "file").as_uri()),
+    ):
+        raise AssertionError("began")
+
+
+def test_work_that_cannot_be_sent_in_the_end_is_an_error(here: Path, store: Path) -> None:
+    message = "has an earlier state of the run .*give the same command again"
+    with pytest.raises(OSError, match=message), mirrored(here, store.as_uri()):
+        shutil.rmtree(store / "demo" / OBJECTS)
+        (store / "demo" / OBJECTS).write_text("in the way")
+    (store / "demo" / OBJECTS).unlink()
+    with mirrored(here, store.as_uri()):
+        pass
+    assert (store / "demo" / INDEX).is_file()
+
+
 @pytest.mark.parametrize("mirror", ["bucket/x", "s3://key:hidden@bucket/x"])
 def test_a_mirror_is_a_uri_without_credentials(mirror: str) -> None:
     with pytest.raises(ConfigError, match="mirror must be a URI without credentials") as caught:
