@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--address", metavar="URL", help="http://HOST:8265 of the head (default: RAY_ADDRESS, localhost)"
     )
-    parser.add_argument("--storage", metavar="DIR", help="folder that all nodes share; takes the place of runs/")
+    parser.add_argument(
+        "--storage", metavar="DIR|URI", help="folder that all nodes share, in place of runs/; or a bucket, for one node"
+    )
     parser.add_argument(
         "--env", action="append", default=[], metavar="KEY[=VALUE]", help="set for the job; Ray keeps and shows it"
     )
