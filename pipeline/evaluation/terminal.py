@@ -29,7 +29,7 @@ def results_table(summary: Summary) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("method", no_wrap=True)
+    table.add_column("method")  # the one that may wrap: a number that is cut off is none
     for name in ("attribute accuracy" if exact else "CIDEr-D", "CIDEr-D" if exact else "BLEU-4"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column(f"{label(summary.focus)} minus it", justify="right", no_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,17 @@ def test_terminal_table_fits_80_columns_and_shows_intervals(make_results: MakeRe
     assert re.search(r"SEMI +0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] +\d+\.\d", text)
     assert re.search(r"projector from scratch .* \+0\.\d{3} \[\+0\.\d{3}, \+0\.\d{3}\]", text)
     assert text.index("at 32 shots") < text.index("at 64 shots")
+
+
+def test_terminal_table_wraps_long_names_and_cuts_no_number(make_results: MakeResults) -> None:
+    rows = [
+        replace(row, method="semi_other_support" if row.method == "scratch" else row.method) for row in make_results()
+    ]
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(results_table(summarise(rows, settings=QUICK)))
+    text = console.export_text()
+    assert "…" not in text
+    assert re.search(r"SEMI, another .* \+0\.\d{3} \[\+0\.\d{3}, \+0\.\d{3}\]", text)
 
 
 def test_terminal_table_without_attributes_shows_cider(make_results: MakeResults) -> None:
