@@ -6,6 +6,7 @@ copies of its encoder and LLM unless told otherwise.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from jobs._cli import config_from, console, job_parser, run_job, stage_progress
@@ -43,11 +44,10 @@ def register(
             made_by=tracking_id_of(directory),
         )
         advance(note=f"{made.name}, version {made.version}")
-    console.print(
-        f"MLFLOW_TRACKING_URI={made.tracking_uri} mlflow models serve -m {made.uri} --env-manager local -p 5001",
-        markup=False,
-        soft_wrap=True,
-    )
+    # MLflow starts its server by name, which is in no PATH unless the environment is activated.
+    where = f"PATH={Path(sys.executable).parent}:$PATH MLFLOW_TRACKING_URI={made.tracking_uri}"
+    command = f"{where} mlflow models serve -m {made.uri} --env-manager local -p 5001"
+    console.print(command, markup=False, soft_wrap=True)
 
 
 def main() -> None:

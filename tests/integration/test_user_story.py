@@ -57,14 +57,17 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def environment(folder: Path) -> dict[str, str]:
-    path = f"{folder / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PYTHONPATH": "", "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
+def environment() -> dict[str, str]:
+    """A user's shell, in which no virtual environment is active."""
+    own = (str(Path(sys.prefix) / "bin"), str(Path(sys.executable).parent))
+    path = os.pathsep.join(entry for entry in os.environ["PATH"].split(os.pathsep) if entry not in own)
+    kept = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
+    return {**kept, "PYTHONPATH": "", "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=600
+        ["bash", "-c", command], cwd=folder, env=environment(), capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -77,7 +80,7 @@ def served(command: str, folder: Path, port: int) -> Iterator[str]:
         process = subprocess.Popen(
             ["bash", "-c", f"exec env {command}"],
             cwd=folder,
-            env=environment(folder),
+            env=environment(),
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
