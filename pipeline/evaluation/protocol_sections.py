@@ -100,9 +100,9 @@ def cost_table(summary: Summary, *, shots: int = 32) -> str:
     ]
     header = ("method", _metric(exact), "trained parameters", "deployed parameters", "seconds", "memory, MiB")
     note = (
-        f"At {shots} pairs, means over fits. Seconds: from the support to a method ready to caption, on one worker. "
-        "Memory: the most that a fit added to its process; what an earlier fit of the process left is used again and "
-        "not counted."
+        f"At {shots} pairs, means over fits. Seconds: from the support to a method ready to caption, on one worker; of "
+        "fits that were made together, a share. Memory: the same of the most that they added to their process; what "
+        "earlier fits of the process left is used again and not counted."
     )
     return f"{note}\n\n{table(header, rows)}"
 
