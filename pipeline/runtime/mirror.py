@@ -32,8 +32,8 @@ _LOG = logging.getLogger(__name__)
 INDEX, OBJECTS, STATE = "index.json", "objects", ".mirror.json"
 EVERY_S = 60.0
 _TRIES = 5
-_LEFT_OUT = ("ray",)
-"""Folders at the top that mean nothing to another machine."""
+_LEFT_OUT = ("ray", "tune/ray")
+"""Folders that mean nothing to another machine."""
 _GROWING = ".jsonl"
 """Files that are appended to while they are read: any beginning of them is a state that they were in."""
 _THREADS, _PIECE = 8, 1 << 20
@@ -141,8 +141,8 @@ class Mirror:
         """Size and time of change of every file that counts."""
         found = {}
         for folder, below, names in os.walk(self._folder):
-            at_top = Path(folder) == self._folder
-            below[:] = [name for name in below if not name.startswith(".") and not (at_top and name in _LEFT_OUT)]
+            inside = Path(folder).relative_to(self._folder)
+            below[:] = [n for n in below if not n.startswith(".") and (inside / n).as_posix() not in _LEFT_OUT]
             for name in names:
                 path = Path(folder, name)
                 if name.startswith(".") or path.is_symlink():
@@ -230,7 +230,7 @@ class Mirror:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise ValueError(f"{self.name} cannot be read: {one_line(error)}") from error
+            raise OSError(f"{self.name} cannot be read: {one_line(error)}") from error
 
     def _state(self) -> Snapshot | None:
         path = self._folder / STATE

@@ -267,6 +267,26 @@ def test_work_that_cannot_be_sent_in_the_end_is_an_error(here: Path, store: Path
     assert (store / "demo" / INDEX).is_file()
 
 
+def test_a_store_that_is_away_for_a_while_is_tried_again(
+    here: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, away = Mirror._index, [False]
+
+    def read(self: Mirror) -> Any:
+        if away[0]:
+            raise OSError("no route to host")
+        return index(self)
+
+    monkeypatch.setattr(Mirror, "_index", read)
+    moment = threading.Event()
+    with mirrored(here, store.as_uri(), every_s=0.01):
+        away[0] = True
+        assert not moment.wait(0.1)
+        away[0] = False
+        while not (store / "demo" / INDEX).is_file():
+            assert not moment.wait(0.01)
+
+
 @pytest.mark.parametrize("mirror", ["bucket/x", "s3://key:hidden@bucket/x"])
 def test_a_mirror_is_a_uri_without_credentials(mirror: str) -> None:
     with pytest.raises(ConfigError, match="mirror must be a URI without credentials") as caught:
