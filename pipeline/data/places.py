@@ -212,15 +212,21 @@ def place_at(path: str, root: Path) -> Place:
     parts = urlsplit(path)
     if parts.scheme == "file":
         return LocalPlace(Path(unquote(parts.path)))
-    name = public_uri(path)
+    give = "give a path of this machine, or a URI such as s3://bucket/folder or gs://bucket/folder"
+    files, inner = open_uri(path, field="source.path: ", give=give)
+    return RemotePlace(files, inner, public_uri(path))
+
+
+def open_uri(uri: str, *, give: str, field: str = "") -> tuple[fs.FileSystem, str]:
+    """The filesystem of a URI and the path in it; `ValueError` where pyarrow cannot open it, with what to `give`."""
     try:
-        files, inner = fs.FileSystem.from_uri(path)
+        files, path = fs.FileSystem.from_uri(uri)
     except (OSError, ValueError, NotImplementedError) as error:
-        raise ValueError(
-            f"source.path: {name} cannot be opened ({one_line(error).replace(path, name)}): give a path of this "
-            f"machine, or a URI such as s3://bucket/folder or gs://bucket/folder"
-        ) from None  # pyarrow's message quotes the URI, which may carry credentials
-    return RemotePlace(files, inner, name)
+        name = public_uri(uri)
+        reason = one_line(error).replace(uri, name)
+        # Without the cause: pyarrow's message quotes the URI, which may carry credentials.
+        raise ValueError(f"{field}{name} cannot be opened ({reason}): {give}") from None
+    return files, path
 
 
 def public_uri(uri: str) -> str:

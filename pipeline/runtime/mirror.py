@@ -24,7 +24,7 @@ from pyarrow import fs
 
 from pipeline.config.artifacts import write_text_atomic
 from pipeline.config.fingerprint import file_sha256
-from pipeline.data.places import one_line, public_uri
+from pipeline.data.places import one_line, open_uri, public_uri
 from pipeline.runtime.mirror_index import MirroredFile, Snapshot
 from pipeline.shards.folder import uri_below
 
@@ -52,14 +52,8 @@ class Mirror:
 
     def __init__(self, folder: Path, uri: str) -> None:
         self._folder, self.name = folder, public_uri(uri)
-        try:
-            self._files, path = fs.FileSystem.from_uri(uri)
-        except (OSError, ValueError, NotImplementedError) as error:
-            reason = one_line(error).replace(uri, self.name)
-            raise ValueError(
-                f"runtime.mirror: {self.name} cannot be opened ({reason}): give a URI such as s3://bucket/folder or "
-                "gs://bucket/folder"
-            ) from None  # pyarrow's message quotes the URI, which may carry credentials
+        give = "give a URI such as s3://bucket/folder or gs://bucket/folder"
+        self._files, path = open_uri(uri, field="runtime.mirror: ", give=give)
         # An object appears whole when its stream is closed; a file of this machine grows while it is written.
         self._renames = isinstance(self._files, fs.LocalFileSystem)
         self._path = path.rstrip("/")
@@ -80,7 +74,7 @@ class Mirror:
         if here is not None and here.whole and here.sequence == there.sequence:
             self._known = here
             return 0
-        return self._fetch(there, {} if here is None else here.files)
+        return self._fetch(there)
 
     def push(self) -> bool:
         """Bring the store to what the folder has; False where a file would not keep still, and all is as it was."""
@@ -118,10 +112,9 @@ class Mirror:
         write_text_atomic(self._folder / STATE, snapshot.text())
         self._known = snapshot
 
-    def _fetch(self, there: Snapshot, here: Mapping[str, MirroredFile]) -> int:
+    def _fetch(self, there: Snapshot) -> int:
         self._folder.mkdir(parents=True, exist_ok=True)
-        begun = Snapshot(sequence=there.sequence, whole=False, files=here)
-        write_text_atomic(self._folder / STATE, begun.text())
+        write_text_atomic(self._folder / STATE, Snapshot(sequence=there.sequence, whole=False).text())
         self._remove(self._local().keys() - there.files.keys())
         local = self._local()
         wanted = [

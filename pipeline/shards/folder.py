@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from pyarrow import fs
 
 from pipeline.config.fingerprint import file_sha256
-from pipeline.data.places import one_line, public_uri
+from pipeline.data.places import one_line, open_uri, public_uri
 from pipeline.shards.manifest import MANIFEST_FILE, FileEntry, Manifest, load_manifest, parse_manifest
 
 _PIECE = 2**20
@@ -100,14 +100,8 @@ class RemoteFolder:
     def __init__(self, uri: str, cache: Path) -> None:
         self._cache = cache
         self.name = public_uri(uri)
-        try:
-            self._files, path = fs.FileSystem.from_uri(uri)
-        except (OSError, ValueError, NotImplementedError) as error:
-            reason = one_line(error).replace(uri, self.name)
-            raise ValueError(
-                f"{self.name} cannot be opened ({reason}): give a folder of this machine, or a URI that "
-                f"pyarrow.fs.FileSystem.from_uri knows, such as s3://bucket/folder or gs://bucket/folder"
-            ) from None  # pyarrow's message quotes the URI, which may carry credentials
+        known = "a URI that pyarrow.fs.FileSystem.from_uri knows, such as s3://bucket/folder or gs://bucket/folder"
+        self._files, path = open_uri(uri, give=f"give a folder of this machine, or {known}")
         self._path = path.rstrip("/")
 
     def manifest(self) -> Manifest:

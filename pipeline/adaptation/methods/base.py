@@ -13,8 +13,8 @@ from typing import Protocol
 
 import torch
 
-from pipeline.adaptation.captioner import Captioner
-from pipeline.adaptation.finetune import Finetuned, Start, finetune_together
+from pipeline.adaptation.captioner import Captioner, ProjectorCaptioner
+from pipeline.adaptation.finetune import Finetuned, Start, finetune, finetune_together
 from pipeline.adaptation.support import SupportSet
 from pipeline.config.schema import ExperimentConfig, FinetuneConfig
 from pipeline.models.frozen_llm import FrozenLLM
@@ -49,13 +49,15 @@ class TrainedMethod(ABC):
     def begin(self, support: SupportSet, seed: int) -> Start:
         """The projector before the steps, and the pairs that they are made on."""
 
-    @abstractmethod
     def end(self, made: Finetuned) -> Captioner:
-        """A captioner with the projector that came of it."""
+        """A captioner with the projector that came of it, all of whose tuned parameters were trained."""
+        trained = count_parameters(made.projector, trainable=True)
+        return ProjectorCaptioner(projector=made.projector, llm=self.llm, trained_parameters=trained)
 
     def project(self, support: SupportSet, seed: int) -> Finetuned:
         """The trained projector, and the steps that it has had."""
-        return finetune_together([self.begin(support, seed)], self.llm, self.finetuning)[0]
+        start = self.begin(support, seed)
+        return finetune(start.projector, self.llm, start.support, self.finetuning, seed=start.seed)
 
     def fit(self, support: SupportSet, seed: int) -> Captioner:
         """A captioner with that projector."""

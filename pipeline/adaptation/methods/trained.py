@@ -15,7 +15,6 @@ from pipeline.adaptation.finetune import Finetuned, Start
 from pipeline.adaptation.methods.base import TrainedMethod, count_parameters
 from pipeline.adaptation.support import SupportSet
 from pipeline.episodes.width import fit_width_map
-from pipeline.models.frozen_llm import FrozenLLM
 from pipeline.models.projector import Projector
 from pipeline.models.projector_variants import LinearProjector, LoraProjector, lora_rank
 from pipeline.models.semi import Semi, fold_width_map
@@ -39,10 +38,6 @@ class TrainedProjectorMethod(TrainedMethod):
         else:
             projector = reading_encoder(self.projector, support, seed)
         return Start(projector=projector, support=support, seed=seed)
-
-    def end(self, made: Finetuned) -> Captioner:
-        """A captioner with the trained projector."""
-        return _captioner(made.projector, self.llm)
 
 
 def reading_encoder(projector: Projector, support: SupportSet, seed: int) -> Projector:
@@ -72,10 +67,6 @@ class LimberMethod(TrainedMethod):
             soft_tokens=self.soft_tokens or self.projector.soft_tokens,
         )
         return Start(projector=fresh.to(self.llm.model.device), support=support, seed=seed)
-
-    def end(self, made: Finetuned) -> Captioner:
-        """A captioner with the trained layer."""
-        return _captioner(made.projector, self.llm)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,8 +99,3 @@ class RandomLoraMethod(TrainedMethod):
         assert isinstance(tuned, LoraProjector)
         trained = count_parameters(tuned, trainable=True)
         return ProjectorCaptioner(projector=tuned.plain(), llm=self.llm, trained_parameters=trained)
-
-
-def _captioner(projector: Projector, llm: FrozenLLM) -> ProjectorCaptioner:
-    trained = count_parameters(projector, trainable=True)
-    return ProjectorCaptioner(projector=projector, llm=llm, trained_parameters=trained)
