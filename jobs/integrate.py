@@ -55,10 +55,12 @@ def integrate_own_data(args: argparse.Namespace) -> None:
     """Make one adapter of the pairs that `--data` names."""
     with_configuration_of_run(args)
     config, root = config_from(args), project_root()
-    config = with_options(config, args)
     directory = run_dir(config, root)
-    with mirrored(directory, config.runtime.mirror):
-        _integrate_own(args, config, root, directory)
+    with mirrored(directory, config.runtime.mirror) as fetched:
+        if fetched:  # the configuration of a run that was not on this machine
+            with_configuration_of_run(args)
+            config = config_from(args)
+        _integrate_own(args, with_options(config, args), root, directory)
 
 
 def _integrate_own(args: argparse.Namespace, config: ExperimentConfig, root: Path, directory: Path) -> None:

@@ -101,7 +101,11 @@ def _arguments() -> argparse.Namespace:
         const="must",
         help="go on with the sweep of this name, keeping its trials; auto: or begin it where there is none",
     )
-    return parser.parse_args()
+    parser.add_argument("--retry-failed", action="store_true", help="with --resume: try failed trials again too")
+    args = parser.parse_args()
+    if args.retry_failed and not args.resume:
+        raise ValueError("--retry-failed tries failed trials of an earlier call again: give --resume with it")
+    return args
 
 
 def main() -> None:
@@ -131,6 +135,8 @@ def _sweep(
         write_text_atomic(directory / SWEEP_FILE, json.dumps({"identity": identity}) + "\n")
         _prepare(run, config, space, directory)
         records = TrialRecords(directory / "trials", space)
+        if args.retry_failed and (again := records.retry_failed()):
+            console.print(f"{len(again)} failed trials are tried again")
         kept = len(records.all()) - len(records.unfinished())
         if kept:
             console.print(f"{kept} trials done before, kept")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -93,6 +93,11 @@ class TrialRecords:
     def unfinished(self) -> list[TrialRecord]:
         """Trials that a killed driver left."""
         return [record for record in self.all() if record.state == "running"]
+
+    def retry_failed(self) -> list[TrialRecord]:
+        """Failed trials as if a killed driver had left them: they go on in their folders, with the rungs they have."""
+        failed = [record for record in self.all() if record.state == "failed"]
+        return [self.put(replace(record, state="running", error=None)) for record in failed]
 
     def folder(self, record: TrialRecord) -> Path:
         """Where the trial's files are."""

@@ -120,6 +120,12 @@ def test_a_folder_holds_one_sweep_and_is_continued_on_request(tmp_path: Path) ->
         check_folder(tmp_path, "another", resume="auto")
 
 
+def test_retrying_what_failed_means_resuming(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["tune", "--space", "tune_spaces/quick.yaml", "--retry-failed"])
+    with pytest.raises(ValueError, match="^--retry-failed tries failed trials .*: give --resume with it$"):
+        tune.main()
+
+
 def test_more_trials_and_another_cluster_are_the_same_sweep() -> None:
     config = sweep_config(SMOKE, SPACE)
     identity = sweep_identity(config, SPACE)

@@ -168,3 +168,25 @@ def test_a_continued_sweep_compares_with_the_trials_before(scheduler: str, tmp_p
     wanted = "CONTINUE" if scheduler == "none" else "STOP"
     assert rule.on_trial_result(controller, worse, {"rung": 1, "score": 0.1}) == wanted
     assert rule.on_trial_result(controller, better, {"rung": 1, "score": 0.9}) == "CONTINUE"
+
+
+def test_failed_trials_are_tried_again_on_request_with_the_rungs_they_have(tmp_path: Path) -> None:
+    trials, records, _ = source(tmp_path)
+    for name in "abc":
+        trials.suggest(name)
+    trials.on_trial_complete("a", result(4, 9, 0.3))
+    trials.on_trial_result("b", result(1, 1, 0.1))
+    trials.on_trial_complete("b", {"rung": 9, "score": -1.0, "error": "[Errno 28] No space left on device"})
+    trials.on_trial_complete("c", result(2, 3))
+    before = records.all()
+    assert [record.number for record in records.retry_failed()] == [1]
+    again, after, told = source(tmp_path)
+    assert [record.state for record in after.all()] == ["finished", "running", "stopped"]
+    assert (after.get(0), after.get(2)) == (before[0], before[2])
+    handed = again.suggest("d")
+    assert handed is not None and handed["number"] == 1 and after.get(1).error is None
+    again.on_trial_result("d", result(1, 1, 0.1))
+    again.on_trial_complete("d", result(4, 9, 0.4))
+    assert [one["steps"] for one in after.get(1).results] == [1, 4] and after.get(1).state == "finished"
+    assert told.events == [("begin", 1, "running", 1), ("report", 1, "running", 1), ("finished", 1, "running", 2)]
+    assert after.retry_failed() == []
