@@ -29,7 +29,7 @@ class Rates:
     """What was measured, and how much work there is."""
 
     rows: int
-    """Rows to embed, over all modalities and encoders."""
+    """Rows to embed, over all modalities and encoders; 0: the embeddings are there."""
     rows_per_s: float
     """Rows that one encoder actor embeds in a second."""
     steps: int
@@ -86,7 +86,7 @@ def table(rates: Rates, workers: Sequence[int]) -> str:
     lines = ["| W | embeddings, h | step, s | training, h | busy | cost |", "|---|---|---|---|---|---|"]
     for line in (size(rates, count) for count in workers):
         lines.append(
-            f"| {line.workers} | {line.embeddings_h:.2f} | {line.step_s:.2f} | {line.training_h:.2f} | "
+            f"| {line.workers} | {line.embeddings_h:.2f} | {line.step_s:.3f} | {line.training_h:.2f} | "
             f"{line.busy:.0%} | {line.cost:,.2f} |"
         )
     return "\n".join(lines)
@@ -118,7 +118,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measured = from_run(args.run) if args.run else {}
     values = {name: getattr(args, name) for name in Rates.__dataclass_fields__}
     values |= {name: value for name, value in measured.items() if values[name] is None}
-    if wrong := [name for name, value in values.items() if value is None or value <= 0]:
+    if args.rows == 0:
+        values["rows_per_s"] = values["rows_per_s"] or 1.0  # of no rows: any rate
+    if wrong := [
+        name for name, value in values.items() if value is None or value < 0 or (not value and name != "rows")
+    ]:
         parser.error(f"--{wrong[0].replace('_', '-')}: needed is a number above 0, or --run, got {values[wrong[0]]}")
     if min(args.workers) < 1:
         parser.error(f"--workers: each at least 1, got {min(args.workers)}")

@@ -8,13 +8,14 @@ threads, as trials of a sweep do; and the share of a training step that logging 
 from __future__ import annotations
 
 import argparse
+import secrets
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pipeline.tracking import RunHandle, Tracker, attach, open_tracker
 from pipeline.tracking.store import Store, local_uri
 
 ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENT = f"benchmark-{secrets.token_hex(4)}"
 
 
 def main() -> None:
@@ -32,11 +34,12 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=1000, help="points of each (default: 1000)")
     parser.add_argument("--processes", type=int, default=4, help="processes that they are spread over (default: 4)")
     parser.add_argument("--steps", type=int, default=300, help="training steps to time (default: 300)")
+    parser.add_argument("--uri", help="of a server to measure, in an experiment of its own (default: one is started)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="semi-tracking-") as name:
         folder = Path(name)
         _report("SQLite", folder / "sqlite", None, args)
-        with _server(folder / "server") as uri:
+        with nullcontext(args.uri) if args.uri else _server(folder / "server") as uri:
             _report("mlflow server", folder / "http", uri, args)
             share, each_us = step_share(folder / "steps", uri, args.steps)
             print(f"share of a training step: {100 * share:.3f} % ({each_us:.0f} us a step), through the server")
@@ -92,7 +95,7 @@ def write_children(handle: RunHandle, numbers: list[int], points: int) -> None:
 
 def check(uri: str, runs: int, points: int) -> tuple[int, int]:
     """Points of the trials in the store, and how many of them are as they were sent; every run must have ended."""
-    store = Store(uri, "semi")
+    store = Store(uri, EXPERIMENT)
     found = equal = 0
     trials = store.client.search_runs([store.experiment_id], filter_string="tags.kind = 'trial'", max_results=5000)
     assert len(trials) == runs, f"{len(trials)} runs instead of {runs}"
@@ -129,7 +132,7 @@ def step_share(runs_dir: Path, uri: str, steps: int) -> tuple[float, float]:
 def open_run(runs_dir: Path, uri: str | None, name: str) -> Tracker:
     """A parent run."""
     return open_tracker(
-        TrackingConfig(uri=uri),
+        TrackingConfig(uri=uri, experiment=EXPERIMENT),
         runs_dir,
         name=name,
         params={},

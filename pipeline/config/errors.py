@@ -60,6 +60,9 @@ def _problem(details: Mapping[str, Any], root: type[Any]) -> str:
     if kind in ("value_error", "assertion_error"):
         text = message.partition(", ")[2]
         return f"{path}: {text}" if path else text
+    if kind == "too_short":
+        least = details["ctx"]["min_length"]
+        message = f"Input should be a list of at least {least} value{'s' if least > 1 else ''}"
     expected = message.removeprefix("Input should be ")
     rule = f"expected {expected}" if expected != message else message[:1].lower() + message[1:]
     value = details["input"]

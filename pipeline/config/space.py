@@ -35,7 +35,7 @@ class Distribution:
 
     grid: Annotated[tuple[Value, ...], Field(min_length=1)] | None = None
     """Values that are all tried, crossed with those of the other grids."""
-    choice: Annotated[tuple[Value, ...], Field(min_length=2)] | None = None
+    choice: Annotated[tuple[Value, ...], Field(min_length=1)] | None = None
     """Values drawn with equal probability."""
     uniform: tuple[float, float] | None = None
     """Lowest and highest value of a real number."""
@@ -51,6 +51,10 @@ class Distribution:
         given = [name for name in KINDS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(KINDS)}; got {', '.join(given) or 'none'}")
+        if self.choice is not None and len(self.choice) < 2:
+            raise ValueError(
+                f"choice needs two values or more, got {list(self.choice)}: put one under `fixed`"
+            )
         bounds = self.uniform or self.loguniform or self.integers
         if bounds is not None and not bounds[0] < bounds[1]:
             raise ValueError(f"{given[0]} must be [lowest, highest] with lowest < highest, got {list(bounds)}")

@@ -66,6 +66,12 @@ def test_cluster_is_closed(launcher: dict[str, Any]) -> None:
     assert any(path.endswith("/.ray/auth_token") for path in launcher["file_mounts"])
 
 
+def test_every_node_sees_the_folder_that_jobs_are_submitted_with(launcher: dict[str, Any]) -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    folders = {Path(folder).parts[1] for folder in re.findall(r"--storage (/[^\s`]+)", page)}
+    assert folders == {"shared"} and "--volume /shared:/shared" in launcher["docker"]["run_options"]
+
+
 def test_image_is_pinned_and_unprivileged() -> None:
     lines = (ROOT / "cluster" / "Dockerfile").read_text(encoding="utf-8").splitlines()
     commands = [line for line in lines if line and not line.startswith("#")]

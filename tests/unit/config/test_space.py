@@ -66,7 +66,11 @@ def test_every_kind_is_read(tmp_path: Path) -> None:
             "hypernet.kind: {choice: [attention, mlp]}",
             "hypernet.kind: expected 'attention', 'transformer' or 'equivariant', got 'mlp'",
         ),
-        ("hypernet.kind: {choice: [attention]}", "at least 2 items"),
+        (
+            "hypernet.kind: {choice: [attention]}",
+            "space.hypernet.kind: choice needs two values or more, got ['attention']: put one under `fixed`",
+        ),
+        ("hypernet.rank: {grid: []}", "space.hypernet.rank.grid: expected a list of at least 1 value, got [] (list)"),
         ("projector.dropout: {uniform: [0.0, 1.5]}", "projector.dropout: expected less than or equal to 1, got 1.5"),
     ],
 )
