@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -48,13 +50,22 @@ class RayNodes:
             # Ray makes its workers nice, so that whatever else this machine does would starve them.
             "RAY_worker_niceness": "0",
             "OMP_NUM_THREADS": "1",
+            # Nodes that come and go are further raylets of this machine.
+            "RAY_FAKE_CLUSTER": "1",
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             _MARKER: str(self.folder),
         }
 
-    def start_head(self) -> None:
-        """The node of the job server; it runs no work."""
+    def start_head(self, *, grows_by: int = 0) -> None:
+        """The node of the job server; it runs no work. `grows_by`: nodes of 2 CPU that come and go with the work."""
+        options = []
+        if grows_by:
+            config = self.folder / "autoscaling.json"
+            config.write_text(json.dumps(_autoscaling(grows_by, f"127.0.0.1:{self.port}")), encoding="utf-8")
+            options = [f"--autoscaling-config={config}"]
         self._start(
             "--head",
+            *options,
             f"--port={self.port}",
             f"--dashboard-port={self.dashboard}",
             "--dashboard-host=127.0.0.1",
@@ -109,6 +120,36 @@ class RayNodes:
             assert started.poll() is None, log.read_text()
             assert time.monotonic() < limit, log.read_text()
             time.sleep(0.2)
+
+
+def _autoscaling(workers: int, address: str) -> dict[str, Any]:
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    node = {"node_config": {}, "min_workers": 0}
+    return {
+        "cluster_name": "grows",
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": address,
+            "use_node_id_as_ip": True,  # all nodes have one
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "auth": {},
+        "max_workers": workers,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 0.2,
+        "available_node_types": {
+            "ray.head.default": {**node, "resources": {}, "max_workers": 0},
+            "worker": {**node, "resources": {"CPU": 2}, "max_workers": workers},
+        },
+        "head_node_type": "ray.head.default",
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        **{f"{name}_commands": [] for name in commands},
+    }
 
 
 def _free_port() -> int:

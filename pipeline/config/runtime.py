@@ -36,6 +36,9 @@ class RuntimeConfig:
     """BLAS and torch threads in every worker or actor process."""
     address: str | None = None
     """Ray cluster to join; None: a private local one (inside a Ray job: the job's cluster)."""
+    scale_up_s: NonNegativeFloat = 0.0
+    """Seconds that a cluster which adds nodes on demand (Ray's autoscaler, KubeRay) has to make room for what is wanted
+    at once; then work begins with what there is. 0: with what there is now."""
     placement: Literal["pack", "spread"] = "pack"
     """`pack`: training workers on as few nodes as hold them, next to each other; `spread`: on as many as there are."""
     max_failures: NonNegativeInt = 3

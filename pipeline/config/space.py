@@ -52,9 +52,7 @@ class Distribution:
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(KINDS)}; got {', '.join(given) or 'none'}")
         if self.choice is not None and len(self.choice) < 2:
-            raise ValueError(
-                f"choice needs two values or more, got {list(self.choice)}: put one under `fixed`"
-            )
+            raise ValueError(f"choice needs two values or more, got {list(self.choice)}: put one under `fixed`")
         bounds = self.uniform or self.loguniform or self.integers
         if bounds is not None and not bounds[0] < bounds[1]:
             raise ValueError(f"{given[0]} must be [lowest, highest] with lowest < highest, got {list(bounds)}")

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.config.schema import RuntimeConfig
-from pipeline.runtime.session import fitting, ray_session
+from pipeline.runtime.capacity import bundle, fitting, scaled_up
+from pipeline.runtime.session import ray_session
 
 Item = TypeVar("Item")
 Output = TypeVar("Output")
@@ -41,6 +42,8 @@ def fan_out(
         # Not earlier: Ray reads the session's environment when it is imported.
         import ray
 
+        # For one: tasks that wait are what a cluster grows by.
+        session = scaled_up(session, runtime, [bundle(cpus=runtime.cpus_per_worker, gpus=runtime.gpus_per_worker)])
         fitting(1, session=session, cpus=runtime.cpus_per_worker, gpus=runtime.gpus_per_worker)
         remote: Any = ray.remote(_call).options(
             num_cpus=runtime.cpus_per_worker, num_gpus=runtime.gpus_per_worker, max_retries=runtime.max_failures

@@ -24,7 +24,8 @@ from pydantic import TypeAdapter
 
 from pipeline.config.root import project_root
 from pipeline.config.schema import ExperimentConfig
-from pipeline.runtime.session import Session, fitting, ray_session
+from pipeline.runtime.capacity import bundle, fitting, scaled_up
+from pipeline.runtime.session import Session, ray_session
 from pipeline.runtime.shared import own_root, require_shared
 from pipeline.shards.extraction import (
     Extraction,
@@ -65,6 +66,9 @@ def extract(
             ray_session(config.runtime, root=project_root(), verbose=verbose) as session,
             _attempts_folder(work.attempts),
         ):
+            options = config.extract
+            actor = bundle(cpus=options.cpus_per_actor, gpus=options.gpus_per_actor)
+            session = scaled_up(session, config.runtime, [bundle(cpus=1.0), *[actor] * options.actors])
             require_shared(out_dir)
             _run(extraction, work, session, verbose)
     return extraction.manifests()

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from pipeline.config.schema import ExperimentConfig, OptimConfig
 from pipeline.models.frozen_llm import FrozenLLM
-from pipeline.runtime.session import Session, fitting, ray_session
+from pipeline.runtime.capacity import bundle, fitting, scaled_up
+from pipeline.runtime.session import Session, ray_session
 from pipeline.runtime.shared import own_root, require_shared
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.context import LocalContext, TrainContext, TrainingError
@@ -124,11 +125,10 @@ def _train_on_ray(job: StageJob, session: Session) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     runtime = job.config.runtime
+    resources = bundle(cpus=runtime.cpus_per_worker, gpus=runtime.gpus_per_worker)
+    session = scaled_up(session, runtime, [resources] * runtime.workers)
     require_shared(job.run_dir)
     workers = fitting(runtime.workers, session=session, cpus=runtime.cpus_per_worker, gpus=runtime.gpus_per_worker)
-    resources = {"CPU": runtime.cpus_per_worker}
-    if runtime.gpus_per_worker:
-        resources["GPU"] = runtime.gpus_per_worker
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job},

@@ -23,6 +23,8 @@ from ray.tune.search import Searcher
 
 from pipeline.config.schema import ExperimentConfig
 from pipeline.config.space import SearchSpace, trial_config
+from pipeline.runtime.capacity import bundle, scaled_up
+from pipeline.runtime.session import connected
 from pipeline.runtime.shared import own_root, require_shared
 from pipeline.runtime.tune_budget import DRIVER_CPUS, Budget, Need, Node, plan
 from pipeline.runtime.tune_records import State, TrialRecord, TrialRecords, Watch
@@ -66,6 +68,9 @@ def budget(sweep: Sweep) -> Budget:
     """Trials at once on the cluster of the open session; `ValueError` where not one fits."""
     runtime = sweep.config.runtime
     workers = 1 if runtime.engine == "local" else runtime.workers
+    trials = min(sweep.space.trials(), sweep.space.concurrent or sweep.space.trials())
+    worker = bundle(cpus=runtime.cpus_per_worker, gpus=runtime.gpus_per_worker)
+    scaled_up(connected(), runtime, [bundle(cpus=trials * DRIVER_CPUS), *[worker] * (workers * trials)])
     nodes = [
         Node(cpus=node["Resources"].get("CPU", 0.0), gpus=node["Resources"].get("GPU", 0.0))
         for node in ray.nodes()

@@ -113,32 +113,22 @@ def ray_session(
                 options = _joined_options(config, root, address)
             stack.callback(ray.shutdown)
             _connect(ray, options, verbose)
-        resources = ray.cluster_resources()
-        session = Session(
-            address=ray.get_runtime_context().gcs_address,
-            cpus=float(resources.get("CPU", 0.0)),
-            gpus=float(resources.get("GPU", 0.0)),
-            nodes=sum(node["Alive"] for node in ray.nodes()),
-        )
-        _opened[:] = [session]
-        yield session
+        yield connected()
 
 
-def fitting(wanted: int, *, session: Session, cpus: float, gpus: float = 0.0, spare_cpus: float = 0.0) -> int:
-    """How many of `wanted` processes of this size the cluster can hold at once beside `spare_cpus`.
+def connected() -> Session:
+    """The cluster that this process has joined, as it is now."""
+    import ray
 
-    Fewer than wanted is fine, none is not: Ray would wait for ever, so the arithmetic is shown instead.
-    """
-    room = int((session.cpus - spare_cpus) / cpus + 1e-9)
-    if gpus:
-        room = min(room, int(session.gpus / gpus + 1e-9))
-    if room < 1:
-        raise ValueError(
-            f"the Ray cluster cannot hold one process of {cpus:g} CPU and {gpus:g} GPU beside {spare_cpus:g} CPU of "
-            f"other work: it has {session.cpus:g} CPU and {session.gpus:g} GPU; ask for less a process, or join a "
-            f"larger cluster with runtime.address"
-        )
-    return min(wanted, room)
+    resources = ray.cluster_resources()
+    session = Session(
+        address=ray.get_runtime_context().gcs_address,
+        cpus=float(resources.get("CPU", 0.0)),
+        gpus=float(resources.get("GPU", 0.0)),
+        nodes=sum(node["Alive"] for node in ray.nodes()),
+    )
+    _opened[:] = [session]
+    return session
 
 
 def _private_options(

@@ -53,7 +53,8 @@ def plan(trials: int, need: Need, nodes: Sequence[Node], *, limit: int | None = 
     if not fits:
         raise ValueError(
             f"a trial needs {need} (and {DRIVER_CPUS:g} CPU for its driver), and the Ray cluster has {has}: ask for "
-            "less with `workers` of the space or runtime.cpus_per_worker, or join a larger cluster with runtime.address"
+            "less with `workers` of the space or runtime.cpus_per_worker, join a larger cluster with runtime.address, "
+            "or, where the cluster adds nodes on demand, set runtime.scale_up_s"
         )
     because = "more do not fit" if fits < most else "the limit `concurrent`" if limit == fits < trials else "all trials"
     return Budget(

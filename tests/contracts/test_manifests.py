@@ -190,6 +190,32 @@ def test_a_lost_head_costs_no_job() -> None:
     assert "--resume auto" in sweep["entrypoint"]
 
 
+def options_of(document: dict[str, Any]) -> dict[str, float]:
+    found = re.findall(r"--set ([\w.]+)=([\d.]+)(?= |$)", document["spec"]["entrypoint"])
+    return {name: float(value) for name, value in found}
+
+
+@pytest.mark.parametrize(("name", "document"), RAY, ids=[name for name, _ in RAY])
+def test_what_a_job_asks_for_is_what_its_cluster_can_bring(name: str, document: dict[str, Any]) -> None:
+    if document["kind"] != "RayJob":
+        return
+    asked = options_of(document)
+    assert asked["runtime.scale_up_s"] > 0, "nodes of a spot pool may be late"
+    pods = {group["groupName"]: group for group in cluster_spec(document)["workerGroupSpecs"]}["gpu"]
+    (container,) = pods["template"]["spec"]["containers"]
+    gpus, cpus = container["resources"]["limits"]["nvidia.com/gpu"], float(container["resources"]["limits"]["cpu"])
+    if "extract.actors" in asked:
+        assert asked["extract.actors"] * asked["extract.gpus_per_actor"] == gpus * pods["maxReplicas"]
+        return
+    a_pod = min(gpus / asked["runtime.gpus_per_worker"], cpus // asked["runtime.cpus_per_worker"])
+    workers = asked.get("runtime.workers")
+    if workers is None:
+        workers = yaml.safe_load((ROOT / "tune_spaces" / "paper.yaml").read_text(encoding="utf-8"))["concurrent"]
+    else:
+        assert workers == a_pod, "training workers of one node: a network is slower than a step"
+    assert workers == a_pod * pods["maxReplicas"]
+
+
 def test_commands_are_found() -> None:
     pages = {page for page, _ in commands()}
     assert {"cluster.md", "kuberay-embeddings.yaml", "kuberay-meta-train.yaml", "kuberay-tune.yaml"} <= pages

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.config.schema import RuntimeConfig
 from pipeline.runtime.environment import worker_environment
-from pipeline.runtime.session import Session, cluster_tags, fitting, ray_session
+from pipeline.runtime.session import Session, cluster_tags, ray_session
 
 
 class FakeRay:
@@ -228,23 +228,6 @@ def test_workers_keep_a_python_path_that_was_set(monkeypatch: pytest.MonkeyPatch
     assert worker_environment(2, Path("/project"))["PYTHONPATH"] == "/project:/elsewhere"
     assert worker_environment(2)["OMP_NUM_THREADS"] == "2"
     assert "PYTHONPATH" not in worker_environment(2)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "cpus", "gpus", "spare", "expected"),
-    [(2, 1.0, 0.0, 0.0, 2), (8, 1.0, 0.0, 0.0, 4), (8, 0.9, 0.0, 1.0, 3), (8, 0.1, 0.0, 3.9, 1), (8, 1.0, 0.5, 0.0, 2)],
-)
-def test_as_many_as_fit(wanted: int, cpus: float, gpus: float, spare: float, expected: int) -> None:
-    session = Session(address="a", cpus=4.0, gpus=1.0)
-    assert fitting(wanted, session=session, cpus=cpus, gpus=gpus, spare_cpus=spare) == expected
-
-
-@pytest.mark.parametrize(("cpus", "gpus"), [(5.0, 0.0), (1.0, 1.0)])
-def test_what_never_fits_is_refused_with_the_arithmetic(cpus: float, gpus: float) -> None:
-    session = Session(address="a", cpus=4.0, gpus=0.0)
-    message = f"cannot hold one process of {cpus:g} CPU and {gpus:g} GPU beside 0 CPU .* it has 4 CPU and 0 GPU"
-    with pytest.raises(ValueError, match=message):
-        fitting(1, session=session, cpus=cpus, gpus=gpus)
 
 
 def test_a_runs_record_names_the_cluster_and_the_ray_job(
