@@ -47,8 +47,15 @@ def test_a_rate_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_page_shows_what_its_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^python -m benchmarks\.sizing (--rows .*)$", page, flags=re.MULTILINE)
-    main(shlex.split(command))
-    table, formulas = capsys.readouterr().out.strip().split("\n\n")
-    assert f"<!-- sizing -->\n{table}\n<!-- /sizing -->" in page
-    assert formulas in page
+    commands = re.findall(r"^python -m benchmarks\.sizing (--rows .*)$", page, flags=re.MULTILINE)
+    shown = re.findall(r"<!-- sizing -->\n(.*?)\n<!-- /sizing -->", page, flags=re.DOTALL)
+    assert len(commands) == len(shown) == 2
+    for command, expected in zip(commands, shown, strict=True):
+        main(shlex.split(command))
+        table, formulas = capsys.readouterr().out.strip().split("\n\n")
+        assert table == expected and formulas in page
+
+
+def test_no_rows_need_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    main(shlex.split("--rows 0 --steps 1 --step-s 1 --episodes 1 --trained-mb 1 --gbit-per-s 1 --price 1 --workers 1"))
+    assert "| 1 | 0.00 | 1.000 |" in capsys.readouterr().out
