@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -28,6 +29,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -123,9 +125,15 @@ def throughput(done: int, seconds: float) -> str:
     return f"  {done / seconds:,.1f}/s" if done > seconds / 10 else f"  {seconds / done:,.0f} s each"
 
 
+_REMINDER_S = 60.0
+
+
 @contextmanager
 def stage_progress(title: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
-    """One progress line of a stage, with throughput and time left; a single closing line where there is no terminal."""
+    """One progress line of a stage, with throughput and time left.
+
+    Where there is no terminal, such as in the log of a submitted job: a line a minute, and a closing one.
+    """
     columns = (
         TextColumn("{task.description:<22}", markup=False),
         BarColumn(bar_width=24),
@@ -134,20 +142,33 @@ def stage_progress(title: str, total: int | None = None, unit: str = "") -> Iter
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
-    started = time.monotonic()
+    started = said = time.monotonic()
     live = console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=not live) as progress:
         task = progress.add_task(title, total=total, note="")
         state = progress.tasks[0]
 
         def advance(count: int = 1, note: str = "") -> None:
+            nonlocal said
             progress.update(task, advance=count, note=note or state.fields["note"])
+            now = time.monotonic()
+            if not live and now - said >= _REMINDER_S and 0 < state.completed < (total or math.inf):
+                said = now
+                _say_progress(title, state, unit, now - started, total)
 
         yield advance
-    seconds = time.monotonic() - started
-    done, note = int(state.completed), state.fields["note"]
-    figures = f"{done:,} {unit}".strip() + throughput(done, seconds) if done else ""
-    console.print(f"{title:<22} {seconds:7.1f} s  {figures}  {note}".rstrip(), markup=False, soft_wrap=True)
+    _say_progress(title, state, unit, time.monotonic() - started)
+
+
+def _say_progress(title: str, state: Task, unit: str, seconds: float, total: int | None = None) -> None:
+    """With `total`: how much of it is done, and how long the rest will take."""
+    done = int(state.completed)
+    of = "" if total is None else f" of {total:,}"
+    figures = f"{done:,}{of} {unit}".strip() + throughput(done, seconds) if done else ""
+    if total is not None:
+        figures += f"  {timedelta(seconds=round(seconds * (total - done) / done))} left"
+    line = f"{title:<22} {seconds:7.1f} s  {figures}  {state.fields['note']}"
+    console.print(line.rstrip(), markup=False, soft_wrap=True)
 
 
 class _Throughput(ProgressColumn):

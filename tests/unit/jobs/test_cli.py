@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -130,6 +131,21 @@ def test_progress_without_a_terminal_is_one_line(
     assert output.getvalue().count("\n") == 1
     for part in ("extract image", " s  40 samples  ", "/s", "loss 1.25"):
         assert part in output.getvalue()
+
+
+def test_progress_of_a_long_stage_is_told_without_a_terminal_too(
+    screen: Callable[[bool], io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 59.0, 60.0, 61.0, 119.0, 190.0, 200.0])
+    monkeypatch.setattr(_cli, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    output = screen(False)
+    with _cli.stage_progress("trials", total=5, unit="trials") as advance:
+        for number in range(5):
+            advance(note=f"score {number}")
+    assert output.getvalue().splitlines() == [
+        "trials                    60.0 s  2 of 5 trials  30 s each  0:01:30 left  score 1",
+        "trials                   200.0 s  5 trials  40 s each  score 4",
+    ]
 
 
 @pytest.mark.parametrize(
