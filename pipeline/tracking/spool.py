@@ -23,6 +23,8 @@ from typing import Any, Self
 
 _log = logging.getLogger(__name__)
 _SUFFIX = ".jsonl"
+_ENCODER = json.JSONEncoder(default=str)
+"""Made once: `json.dumps` would make one a record."""
 
 Record = dict[str, Any]
 
@@ -129,7 +131,7 @@ def any_waiting(folder: Path) -> bool:
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
-    return (json.dumps(record, default=str) + "\n").encode()
+    return (_ENCODER.encode(record) + "\n").encode()
 
 
 def _first_record(path: Path) -> Record | None:

@@ -62,7 +62,7 @@ class RunWriter:
         for record in records:
             kind = record["kind"]
             if kind == "metrics":
-                metrics += record["points"]
+                metrics += _points(record)
             elif kind in texts:
                 texts[kind] |= record["values"]
             else:
@@ -230,6 +230,13 @@ class RunWriter:
         ours = run.data.tags.get(PROCESS_TAG) == self._header["tags"].get(PROCESS_TAG)
         if self.owned and ours and run.info.status == "RUNNING":
             self.store.client.set_terminated(run.info.run_id, status="KILLED")
+
+
+def _points(record: Record) -> list[list[Any]]:
+    """Name, value, step and time of each."""
+    if "points" in record:  # a spool that commits before 2026-11-26 have left
+        return list(record["points"])
+    return [[name, value, record["step"], record["ms"]] for name, value in record["values"].items()]
 
 
 _ACTIONS = {

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from jobs._sweep_tracking import shown
 from tests.drivers import ROOT, Driver, start_driver
 
 # Whole sweeps, one of them killed: many minutes, so `make chaos` runs them.
@@ -132,7 +133,8 @@ def test_a_killed_sweep_goes_on_with_the_very_same_trials(sweeps: Sweeps, whole:
     assert [run.info.status for run in (sweep, *runs)] == ["FINISHED"] * (TRIALS + 1)
     assert [run.info.run_name[:5] for run in runs] == [f"{number:04d}-" for number in range(TRIALS)]
     assert all(
-        run.data.metrics["score"] == record["results"][-1]["score"] for run, record in zip(runs, records, strict=True)
+        run.data.metrics["score"] == shown(record["results"][-1]["score"])
+        for run, record in zip(runs, records, strict=True)
     )
     assert len(pq.read_table(sweeps.folder / name / "tune" / "trials.parquet")) == TRIALS
 
