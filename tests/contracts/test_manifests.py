@@ -128,6 +128,18 @@ def test_no_secret_is_written_down(path: Path) -> None:
     assert "kind: Secret" not in path.read_text(encoding="utf-8").replace("# ", "")
 
 
+def test_mlflows_server_has_the_driver_of_its_database() -> None:
+    """SQLAlchemy's own choice of a driver changes with its version, so the address names it, and the image has it."""
+    text = (CLUSTER / "mlflow.yaml").read_text(encoding="utf-8")
+    (driver,) = re.findall(r"postgresql\+(\w+)://", text)
+    assert "postgresql://" not in text
+    assert re.search(rf"EXTRA={driver}-binary==[\d.]+ ", (CLUSTER / "Dockerfile").read_text(encoding="utf-8"))
+    from sqlalchemy import make_url
+
+    url = make_url(f"postgresql+{driver}://mlflow:x@semi-postgres:5432/mlflow")
+    assert url.get_dialect().driver == driver, "a name that SQLAlchemy knows"
+
+
 def commands() -> list[tuple[str, str]]:
     pages = [*sorted(CLUSTER.glob("*.yaml")), ROOT / "docs" / "cluster.md"]
     found = []
