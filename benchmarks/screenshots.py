@@ -180,7 +180,8 @@ async def browser(chromium: Path) -> AsyncIterator[Page]:
                     await page.call("Emulation.setDeviceMetricsOverride", **size)
                     yield page
         finally:
-            process.terminate()
+            if process.returncode is None:  # else it crashed, which is the error to be seen
+                process.terminate()
             await process.wait()
 
 
