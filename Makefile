@@ -39,7 +39,7 @@ suite: $(STAMP) ## Whether the miniature suite is a benchmark (minutes; after a 
 chaos: $(STAMP) ## Kill extractions and training at random moments: minutes, so `make test` leaves it out
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m chaos tests/integration $(PYTEST_ARGS)
 
-nodes: $(STAMP) ## Submit jobs to a Ray cluster of three nodes and lose one of them: minutes
+nodes: $(STAMP) ## Submit jobs to a Ray cluster of three nodes and lose one of them, and to one that grows: minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -n 0 -m nodes tests/integration $(PYTEST_ARGS)
 
 lint: $(STAMP) ## Style, format, types and layers
