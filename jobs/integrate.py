@@ -54,13 +54,14 @@ def run(run: Run) -> None:
 def integrate_own_data(args: argparse.Namespace) -> None:
     """Make one adapter of the pairs that `--data` names."""
     with_configuration_of_run(args)
-    config, root = config_from(args), project_root()
+    # Before anything is fetched: options that exclude each other are told at once.
+    config, root = with_options(config_from(args), args), project_root()
     directory = run_dir(config, root)
     with mirrored(directory, config.runtime.mirror) as fetched:
         if fetched:  # the configuration of a run that was not on this machine
             with_configuration_of_run(args)
-            config = config_from(args)
-        _integrate_own(args, with_options(config, args), root, directory)
+            config = with_options(config_from(args), args)
+        _integrate_own(args, config, root, directory)
 
 
 def _integrate_own(args: argparse.Namespace, config: ExperimentConfig, root: Path, directory: Path) -> None:

@@ -37,6 +37,7 @@ DOCUMENTS = [
 ]
 IDS = [f"{name}-{document['kind']}-{index}" for index, (name, document) in enumerate(DOCUMENTS)]
 RAY = [(name, document) for name, document in DOCUMENTS if document["kind"].startswith("Ray")]
+JOBS = [(name, document) for name, document in RAY if document["kind"] == "RayJob"]
 COMMAND = re.compile(r"^(?:\s*entrypoint: |\s*|#\s+|\s*- )((?:\.venv/bin/)?python -m jobs\.\w+.*)$", re.MULTILINE)
 
 
@@ -196,7 +197,7 @@ def read(job: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> arg
 
 def test_a_lost_head_costs_no_job() -> None:
     """`backoffLimit` gives the same command again, which a sweep refuses without `--resume`."""
-    jobs = [document["spec"] for _, document in RAY if document["kind"] == "RayJob"]
+    jobs = [document["spec"] for _, document in JOBS]
     assert len(jobs) == 3 and all(spec["backoffLimit"] > 0 for spec in jobs)
     (sweep,) = [spec for spec in jobs if "jobs.tune" in spec["entrypoint"]]
     assert "--resume auto" in sweep["entrypoint"]
@@ -207,10 +208,8 @@ def options_of(document: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
-@pytest.mark.parametrize(("name", "document"), RAY, ids=[name for name, _ in RAY])
+@pytest.mark.parametrize(("name", "document"), JOBS, ids=[name for name, _ in JOBS])
 def test_what_a_job_asks_for_is_what_its_cluster_can_bring(name: str, document: dict[str, Any]) -> None:
-    if document["kind"] != "RayJob":
-        return
     asked = options_of(document)
     assert asked["runtime.scale_up_s"] > 0, "nodes of a spot pool may be late"
     pods = {group["groupName"]: group for group in cluster_spec(document)["workerGroupSpecs"]}["gpu"]

@@ -51,3 +51,15 @@ def test_a_run_from_a_bucket_brings_its_configuration(
     (config,) = used
     assert config.integrate.chunk == (chunk or load_config(preset="smoke").integrate.chunk)
     assert config.runtime.mirror == lost_run.as_uri() and config.name == "first"
+
+
+def test_options_that_exclude_each_other_are_told_before_anything_is_fetched(
+    lost_run: Path, used: list[ExperimentConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"runs_dir": tmp_path / "here", "runtime.mirror": lost_run.as_uri()}
+    command = ["integrate", "--name", "first", "--data", "pairs.csv", "--method", "cca_init", "--chunk", "5"]
+    command += [text for key, value in settings.items() for text in ("--set", f"{key}={value}")]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(ValueError, match="^--chunk: only --method semi reads pairs in chunks"):
+        integrate.main()
+    assert used == [] and not (tmp_path / "here").exists()
