@@ -29,6 +29,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -63,8 +64,9 @@ console = Console(highlight=False)
 class Advance(Protocol):
     """Tells the progress line that `count` more units are done."""
 
-    def __call__(self, count: int = 1, note: str = "") -> None:
-        """`note` is a short text shown behind the figures, such as the loss."""
+    def __call__(self, count: int = 1, note: str = "", unpaced: bool = False) -> None:
+        """`note` is a short text shown behind the figures, such as the loss. `unpaced`: these units and those before
+        say nothing of the pace, as an earlier process did them or the start-up is in their time."""
 
 
 def job_parser(description: str | None) -> argparse.ArgumentParser:
@@ -134,11 +136,12 @@ def stage_progress(title: str, total: int | None = None, unit: str = "") -> Iter
 
     Where there is no terminal, such as in the log of a submitted job: a line a minute, and a closing one.
     """
+    pace = _Pace()
     columns = (
         TextColumn("{task.description:<22}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        _Throughput(unit),
+        _Throughput(unit, pace),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
@@ -148,38 +151,57 @@ def stage_progress(title: str, total: int | None = None, unit: str = "") -> Iter
         task = progress.add_task(title, total=total, note="")
         state = progress.tasks[0]
 
-        def advance(count: int = 1, note: str = "") -> None:
+        def advance(count: int = 1, note: str = "", unpaced: bool = False) -> None:
             nonlocal said
             progress.update(task, advance=count, note=note or state.fields["note"])
             now = time.monotonic()
+            if unpaced:
+                pace.unpaced, pace.unpaced_s = int(state.completed), now - started
             if not live and now - said >= _REMINDER_S and 0 < state.completed < (total or math.inf):
                 said = now
-                _say_progress(title, state, unit, now - started, total)
+                _say_progress(state, unit, now - started, pace, total)
 
         yield advance
-    _say_progress(title, state, unit, time.monotonic() - started)
+    _say_progress(state, unit, time.monotonic() - started, pace)
 
 
-def _say_progress(title: str, state: Task, unit: str, seconds: float, total: int | None = None) -> None:
+def _say_progress(state: Task, unit: str, seconds: float, pace: _Pace, total: int | None = None) -> None:
     """With `total`: how much of it is done, and how long the rest will take."""
     done = int(state.completed)
     of = "" if total is None else f" of {total:,}"
-    figures = f"{done:,}{of} {unit}".strip() + throughput(done, seconds) if done else ""
-    if total is not None:
-        figures += f"  {timedelta(seconds=round(seconds * (total - done) / done))} left"
-    line = f"{title:<22} {seconds:7.1f} s  {figures}  {state.fields['note']}"
+    figures = f"{done:,}{of} {unit}".strip() + pace.figures(done, seconds, total) if done else ""
+    line = f"{state.description:<22} {seconds:7.1f} s  {figures}  {state.fields['note']}"
     console.print(line.rstrip(), markup=False, soft_wrap=True)
 
 
-class _Throughput(ProgressColumn):
-    """Units a second since the stage began."""
+@dataclass
+class _Pace:
+    """How fast units are done, the first ones left out that say nothing of it."""
 
-    def __init__(self, unit: str) -> None:
+    unpaced: int = 0
+    unpaced_s: float = 0.0
+    """How long after the stage began the last of them was told."""
+
+    def figures(self, done: int, seconds: float, total: int | None = None) -> str:
+        """The throughput and, with `total`, the time left; nothing where no unit tells."""
+        count, taken = done - self.unpaced, seconds - self.unpaced_s
+        if count <= 0:
+            return ""
+        left = "" if total is None else f"  {timedelta(seconds=round(taken * (total - done) / count))} left"
+        return throughput(count, taken) + left
+
+
+class _Throughput(ProgressColumn):
+    """Units a second."""
+
+    def __init__(self, unit: str, pace: _Pace) -> None:
         super().__init__()
         self._unit = unit
+        self._pace = pace
 
     def render(self, task: Task) -> Text:
-        speed = task.completed / task.elapsed if task.elapsed else 0.0
+        taken = (task.elapsed or 0.0) - self._pace.unpaced_s
+        speed = max(task.completed - self._pace.unpaced, 0) / taken if taken > 0 else 0.0
         return Text(f"{speed:,.1f} {self._unit}/s".replace(" /s", "/s"))
 
 

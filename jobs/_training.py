@@ -50,8 +50,10 @@ def run_training(run: Run, stage: StageName, identity: str, *, resume: Resume = 
             with stage_progress(stage, total=steps, unit="steps") as advance:
 
                 def on_record(record: Record) -> None:
-                    # After a resume the first record is not step 0: the line jumps there.
-                    advance(record["step"] - last.get("step", -1), note=f"loss {record['loss']:.3f}")
+                    # After a resume the first record is not step 0: the line jumps there. It comes after the start
+                    # of the workers, a minute on a cluster, so it does not tell how long a step takes.
+                    steps_more = record["step"] - last.get("step", -1)
+                    advance(steps_more, note=f"loss {record['loss']:.3f}", unpaced=not last)
                     last.update(record)
                     _log_curves(tracked, record)
 

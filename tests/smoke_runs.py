@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.training.metrics_log import MetricsLog
 from tests.drivers import Driver, start_driver
+
+_REMINDER = re.compile(r"^meta_train +[\d.]+ s  \d+ of \d+ steps.*\n", re.MULTILINE)
 
 WORKER = "RayTrainWorker"
 """What Ray calls a training worker."""
@@ -62,8 +65,8 @@ class SmokeRuns:
         return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
 
     def said(self, name: str) -> str:
-        """All that a run's drivers have printed."""
-        return (self.folder / f"{name}.log").read_text()
+        """All that a run's drivers have printed, but for the line a minute that tells how far they are."""
+        return _REMINDER.sub("", (self.folder / f"{name}.log").read_text())
 
     def end(self) -> None:
         """Leave nothing running, whatever failed."""

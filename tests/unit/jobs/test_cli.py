@@ -148,6 +148,23 @@ def test_progress_of_a_long_stage_is_told_without_a_terminal_too(
     ]
 
 
+def test_pace_leaves_out_what_was_done_before_and_the_start_up(
+    screen: Callable[[bool], io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 61.0, 71.0, 121.0, 131.0])
+    monkeypatch.setattr(_cli, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    output = screen(False)
+    with _cli.stage_progress("meta_train", total=60, unit="steps") as advance:
+        advance(48, note="first", unpaced=True)
+        advance(1)
+        advance(5, note="sixth")
+    assert output.getvalue().splitlines() == [
+        "meta_train                61.0 s  48 of 60 steps  first",
+        "meta_train               121.0 s  54 of 60 steps  10 s each  0:01:00 left  sixth",
+        "meta_train               131.0 s  54 steps  12 s each  sixth",
+    ]
+
+
 @pytest.mark.parametrize(
     ("done", "seconds", "said"),
     [(42_197, 0.003, ""), (1_000, 136.1, "  7.3/s"), (8, 357.5, "  45 s each"), (30, 300.0, "  10 s each")],
