@@ -35,7 +35,9 @@ def _work(run: Run, plans: list[DatasetPlan], tracked: Tracker) -> dict[str, Any
     ) as advance:
 
         def on_progress(dataset: str, encoder: str, rows_done: int, rows_total: int) -> None:
-            advance(rows_done - done.get((dataset, encoder), 0), note=f"{dataset}, {encoder}")
+            # Each is told first with the rows that an earlier run left.
+            found = (dataset, encoder) not in done
+            advance(rows_done - done.get((dataset, encoder), 0), note=f"{dataset}, {encoder}", unpaced=found)
             done[dataset, encoder] = rows_done
 
         manifests = extract(

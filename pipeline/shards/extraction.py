@@ -27,7 +27,8 @@ from pipeline.shards.plan import DatasetPlan, TargetPlan, plan_datasets
 from pipeline.shards.writer import Shard, file_entry, finished_shards, remove_strays, write_bytes_atomic, write_shard
 
 OnProgress = Callable[[str, str, int, int], None]
-"""Called with dataset, encoder, source rows done and source rows in all."""
+"""Called with dataset, encoder, source rows done and source rows in all; for each dataset and encoder first with those
+that an earlier run left, before any work."""
 
 Manifests = dict[tuple[str, str], Manifest]
 """By dataset and encoder."""
