@@ -79,7 +79,8 @@ def _integrate_own(args: argparse.Namespace, config: ExperimentConfig, root: Pat
         # An adapter may lie anywhere; a model that is registered from it says which run it comes from.
         write_text_atomic(result.directory / TRACKING_FILE, made_by + "\n")
     left_out = f"; left out: {result.repeated} repeated pairs, {result.rejected} unusable rows"
-    console.print(f"{result.pairs} pairs{left_out}\n{result.directory}", markup=False, soft_wrap=True)
+    drawn = f"{result.shots:,} of " if result.shots < result.pairs else ""
+    console.print(f"{drawn}{result.pairs:,} pairs{left_out}\n{result.directory}", markup=False, soft_wrap=True)
     if args.register is not None:
         from jobs.register_model import register
 

@@ -67,6 +67,8 @@ class Integrated:
 
     directory: Path
     """Folder of the adapter."""
+    shots: int
+    """Pairs that the adapter was made of."""
     pairs: int
     """Different pairs that there are."""
     repeated: int
@@ -132,6 +134,7 @@ def integrate_own(config: ExperimentConfig, own: OwnData, root: Path, run_dir: P
     manifest = train.dataset.manifest
     result = Integrated(
         directory=directory,
+        shots=shots,
         pairs=len(positions),
         repeated=len(train) - len(positions),
         rejected=manifest.rejected.rows,

@@ -104,7 +104,8 @@ def rewrite(root: Path, change: str) -> None:
 def test_a_table_becomes_an_adapter_that_is_found_again(root: Path) -> None:
     options = of_tiles("--shots", "6", "--finetune-steps", "1", "--license", "CC0-1.0", "--out", str(root / "adapter"))
     first, second = integrate(root, *options), integrate(root, *options)
-    assert (first.pairs, first.repeated, first.rejected, first.made, second.made) == (TILES, 0, 0, True, False)
+    assert (first.shots, first.pairs, first.repeated, first.rejected) == (6, TILES, 0, 0)
+    assert (first.made, second.made) == (True, False)
     card = load_card(first.directory)
     assert (card.modality, card.shots, card.finetune_steps, card.license) == ("marks", 6, 1, "CC0-1.0")
     assert (card.encoder.path, card.llm.path, card.scores) == ("models/image-a", "models/lm", {})
@@ -159,7 +160,7 @@ def test_ready_vectors_need_no_encoder(suffix: str, root: Path) -> None:
     else:
         table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = integrate(root, "--data", table.name, "--kind", "vector", "--finetune-steps", "0")
-    assert (made.pairs, made.rejected) == (7, 1)
+    assert (made.shots, made.pairs, made.rejected) == (7, 7, 1)
     service = CaptionService.load({"v": made.directory}, root=root)
     assert service.caption("v", [rows[0]["embedding"]]) == service.caption("v", np.array([rows[0]["embedding"]]))
 
