@@ -29,7 +29,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -136,19 +135,18 @@ def stage_progress(title: str, total: int | None = None, unit: str = "") -> Iter
 
     Where there is no terminal, such as in the log of a submitted job: a line a minute, and a closing one.
     """
-    pace = _Pace()
     columns = (
         TextColumn("{task.description:<22}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        _Throughput(unit, pace),
+        _Throughput(unit),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
     started = said = time.monotonic()
     live = console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=not live) as progress:
-        task = progress.add_task(title, total=total, note="")
+        task = progress.add_task(title, total=total, note="", unpaced=0, unpaced_s=0.0)
         state = progress.tasks[0]
 
         def advance(count: int = 1, note: str = "", unpaced: bool = False) -> None:
@@ -156,52 +154,43 @@ def stage_progress(title: str, total: int | None = None, unit: str = "") -> Iter
             progress.update(task, advance=count, note=note or state.fields["note"])
             now = time.monotonic()
             if unpaced:
-                pace.unpaced, pace.unpaced_s = int(state.completed), now - started
+                progress.update(task, unpaced=int(state.completed), unpaced_s=now - started)
             if not live and now - said >= _REMINDER_S and 0 < state.completed < (total or math.inf):
                 said = now
-                _say_progress(state, unit, now - started, pace, total)
+                _say_progress(state, unit, now - started, total)
 
         yield advance
-    _say_progress(state, unit, time.monotonic() - started, pace)
+    _say_progress(state, unit, time.monotonic() - started)
 
 
-def _say_progress(state: Task, unit: str, seconds: float, pace: _Pace, total: int | None = None) -> None:
+def _say_progress(state: Task, unit: str, seconds: float, total: int | None = None) -> None:
     """With `total`: how much of it is done, and how long the rest will take."""
     done = int(state.completed)
     of = "" if total is None else f" of {total:,}"
-    figures = f"{done:,}{of} {unit}".strip() + pace.figures(done, seconds, total) if done else ""
+    figures = f"{done:,}{of} {unit}".strip() if done else ""
+    count, taken = _paced(state, seconds)
+    if count > 0:
+        figures += throughput(count, taken)
+        figures += "" if total is None else f"  {timedelta(seconds=round(taken * (total - done) / count))} left"
     line = f"{state.description:<22} {seconds:7.1f} s  {figures}  {state.fields['note']}"
     console.print(line.rstrip(), markup=False, soft_wrap=True)
 
 
-@dataclass
-class _Pace:
-    """How fast units are done, the first ones left out that say nothing of it."""
-
-    unpaced: int = 0
-    unpaced_s: float = 0.0
-    """How long after the stage began the last of them was told."""
-
-    def figures(self, done: int, seconds: float, total: int | None = None) -> str:
-        """The throughput and, with `total`, the time left; nothing where no unit tells."""
-        count, taken = done - self.unpaced, seconds - self.unpaced_s
-        if count <= 0:
-            return ""
-        left = "" if total is None else f"  {timedelta(seconds=round(taken * (total - done) / count))} left"
-        return throughput(count, taken) + left
+def _paced(state: Task, seconds: float) -> tuple[int, float]:
+    """The units that tell how fast the stage goes, and their time, `seconds` after it began."""
+    return int(state.completed) - state.fields["unpaced"], seconds - state.fields["unpaced_s"]
 
 
 class _Throughput(ProgressColumn):
     """Units a second."""
 
-    def __init__(self, unit: str, pace: _Pace) -> None:
+    def __init__(self, unit: str) -> None:
         super().__init__()
         self._unit = unit
-        self._pace = pace
 
     def render(self, task: Task) -> Text:
-        taken = (task.elapsed or 0.0) - self._pace.unpaced_s
-        speed = max(task.completed - self._pace.unpaced, 0) / taken if taken > 0 else 0.0
+        count, taken = _paced(task, task.elapsed or 0.0)
+        speed = max(count, 0) / taken if taken > 0 else 0.0
         return Text(f"{speed:,.1f} {self._unit}/s".replace(" /s", "/s"))
 
 

@@ -18,8 +18,12 @@ from tests.tiny_project import note_rows, save_models, tiny_config
 def test_rows_of_an_earlier_run_are_not_part_of_the_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_models(tmp_path)
     config = tiny_config(tmp_path, notes=note_rows(20))
-    config = replace(config, runs_dir=str(tmp_path / "runs"), tracking=replace(config.tracking, enabled=False))
-    config = replace(config, runtime=replace(config.runtime, engine="local"))
+    config = replace(
+        config,
+        runs_dir=str(tmp_path / "runs"),
+        tracking=replace(config.tracking, enabled=False),
+        runtime=replace(config.runtime, engine="local"),
+    )
     file = tmp_path / "config.yaml"
     file.write_text(to_yaml(config), encoding="utf-8")
     monkeypatch.setattr("jobs._run.project_root", lambda: tmp_path)
